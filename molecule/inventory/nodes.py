@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The test hosts as an inventory: containers that boot systemd, reached by SSH at the address Docker gave them."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+NODES = ["sluice-node1"]
+CHECKOUT = Path(__file__).resolve().parents[2]
+KEYS = CHECKOUT / ".cache" / "molecule"
+# Two checkouts on one machine must not meet in each other's containers.
+SUFFIX = hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:8]
+NETWORK = f"sluice-{SUFFIX}"
+
+
+def container(node: str) -> str:
+    """Return the name of the node's container."""
+    return f"{node}-{SUFFIX}"
+
+
+def addresses() -> dict[str, str]:
+    """Return the address of each container that runs, by its name; none where there is no engine yet."""
+    template = "{{ .Name }} {{ range .NetworkSettings.Networks }}{{ .IPAddress }}{{ end }}"
+    try:
+        shown = subprocess.run(
+            ["docker", "inspect", "--format", template, *map(container, NODES)], check=False, capture_output=True, text=True, timeout=30
+        ).stdout
+    except OSError:
+        return {}
+    rows = (line.lstrip("/").split() for line in shown.splitlines())
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def inventory() -> dict[str, object]:
+    """Return what Ansible asks of an inventory program."""
+    known = addresses()
+    hosts = {node: {"ansible_host": known.get(container(node), node), "container": container(node)} for node in NODES}
+    options = [f"UserKnownHostsFile={KEYS / 'known_hosts'}", "StrictHostKeyChecking=yes", f"IdentityFile={KEYS / 'id_ed25519'}", "IdentitiesOnly=yes"]
+    shared = {"ansible_user": "ops", "ansible_ssh_common_args": " ".join(f"-o {option}" for option in options), "container_network": NETWORK, "keys": str(KEYS)}
+    return {"nodes": {"hosts": NODES, "vars": shared}, "_meta": {"hostvars": hosts}}
+
+
+if __name__ == "__main__":
+    print(json.dumps(inventory()))

@@ -1,0 +1,155 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One judgement for the whole fleet: what every host measured is joined here, and core decides."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
+from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import INCONCLUSIVE, PASS, Gate
+
+
+class ActionModule(ActionBase):
+    """Runs once on the control node; sends nothing anywhere."""
+
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _validation, args = self.validate_argument_spec(
+            argument_spec={
+                "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "way_back"], "required": True},
+                "edges": {"type": "str", "default": "__edge_result"},
+                "slots": {"type": "str", "default": "__slot_result"},
+                "samples": {"type": "str", "default": "__canary_sample"},
+                "release": {"type": "dict", "default": {}},
+                "releases": {"type": "list", "elements": "dict", "default": []},
+                "step": {"type": "dict", "default": {}},
+                "steps": {"type": "list", "elements": "dict", "default": []},
+                "limits": {"type": "dict", "default": {}},
+                "canary": {"type": "str", "default": ""},
+                "live": {"type": "str", "default": ""},
+                "percent": {"type": "int", "default": 0},
+                "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
+                "reason": {"type": "str", "default": ""},
+            }
+        )
+        try:
+            answer: dict[str, Any] = getattr(self, "_" + args["about"])(args, variables)
+            return answer
+        except SluiceError as error:
+            raise AnsibleActionFail(str(error), result=error.details()) from error
+
+    @staticmethod
+    def _results(variables: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+        found = {host: variables["hostvars"][host].get(name) for host in variables["ansible_play_hosts_all"]}
+        answers = {host: result for host, result in found.items() if isinstance(result, dict) and not result.get("skipped")}
+        return {host: json.loads(json.dumps(result, default=str)) for host, result in answers.items()}
+
+    def _ground(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Join edges and app hosts: who is live, what it holds, and whether there is a way back."""
+        edges = {
+            host: result.get("after") or {}
+            for host, result in self._results(variables, args["edges"]).items()
+            if not result.get("failed") and not result.get("unreachable")
+        }
+        hosts = {host: result["slots"] for host, result in self._results(variables, args["slots"]).items() if "slots" in result}
+        ground = survey(edges, hosts, args["release"].get("manifest", {}))
+        return {
+            "changed": False,
+            "live": ground.live,
+            "idle": ground.idle,
+            "live_version": ground.live_version,
+            "percent": ground.percent,
+            "idle_online": any(held.get(ground.idle, {}).get("online", 0) for held in hosts.values()),
+            "gates": [gate.as_dict() for gate in ground.gates],
+        }
+
+    def _canary(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Judge one look at a step."""
+        step = steps.step_from(args["step"])
+        switches, looks = self._results(variables, args["edges"]), self._results(variables, args["samples"])
+        broken = gather({**switches, **{f"{host} (log)": result for host, result in looks.items()}}).reason
+        if broken:
+            return {"changed": False, "word": steps.ROLLBACK, "verdict": "error", "stop": broken, "sentence": broken, "gates": []}
+        if self._task.check_mode:
+            gate = Gate("canary", PASS, f"check mode: {step.percent} % would be judged here for {step.min:g} to {step.max:g} s")
+            return self._said(args, gate.verdict, gate.sentence, [gate], step.max)
+        if step.max <= 0:
+            gate = Gate("canary", INCONCLUSIVE, f"{step.percent} % was not judged: the step has no time")
+            return self._said(args, gate.verdict, gate.sentence, [gate], 0.0)
+        samples = [Sample.from_dict(result["sample"]) for result in looks.values()]
+        elapsed = min((float(look["until"]) - float(switches[host]["changed_at"]) for host, look in looks.items()), default=0.0)
+        limits = judge.Limits(**args["limits"])
+        sample = merge(samples)
+        alarm = judge.alarm(sample, args["canary"], args["live"], limits)
+        if alarm is not None:
+            return self._said(args, alarm.verdict, alarm.sentence, [alarm], elapsed, sample)
+        judgement = judge.judge(sample, args["canary"], args["live"], limits, final=elapsed >= step.max)
+        return self._said(args, judgement.verdict, judgement.sentence, list(judgement.gates), elapsed, sample)
+
+    @staticmethod
+    def _said(args: dict[str, Any], verdict: str, sentence: str, gates: list[Gate], elapsed: float, sample: Sample | None = None) -> dict[str, Any]:
+        step = steps.step_from(args["step"])
+        word = steps.decide(step, verdict, elapsed)
+        at = f"{step.percent} % after {elapsed:.0f} s"
+        planned = args["pace"] == "stepwise" and word == steps.ADVANCE and step.percent < 100
+        on_hold = "Go on with canary.yml or promote.yml, or take it back with rollback.yml."
+        stop = {
+            steps.ROLLBACK: f"At {at}: {sentence}",
+            steps.HOLD: f"At {at} the judge cannot tell: {sentence} The share is held. {on_hold}",
+        }.get(word, f"{step.percent} % passed; the pace is stepwise, so the next step is taken by canary.yml." if planned else "")
+        return {
+            "changed": False,
+            "word": word,
+            "verdict": verdict,
+            "stop": stop,
+            "hold": planned or word == steps.HOLD,
+            "planned": planned,
+            "sentence": sentence,
+            "elapsed": round(elapsed, 2),
+            "wait": round(max((step.min if elapsed < step.min else step.max) - elapsed, 0.2), 2),
+            "gates": [gate.as_dict() for gate in gates] if word != steps.CONTINUE else [],
+            "say": [f"at {at}: {sentence}"] if word == steps.CONTINUE else [],
+            "sample": sample.as_dict() if sample else {},
+        }
+
+    def _by_hand(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a share set by hand that has no release to belong to, or skips a step."""
+        release = args["release"]
+        if not release or "start" not in release.get("done", {}) or "promote" in release.get("done", {}):
+            raise SluiceError("There is no canary to move: no release is between its start and its promotion.", "Begin one with release.yml.")
+        steps.check_by_hand([steps.step_from(step) for step in args["steps"]], int(release["share"]), args["percent"], args["reason"])
+        return {"changed": False, "increase": args["percent"] > int(release["share"]), "share": int(release["share"])}
+
+    def _way_back(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Find what the app can go back to, from the ledger, the edges and what the slots hold."""
+        ground = self._ground(args, variables)
+        hosts = {host: result["slots"] for host, result in self._results(variables, args["slots"]).items() if "slots" in result}
+        occupants = {slot: next(iter({str(held[slot].get("version", "")) for held in hosts.values()}), "") for slot in ("blue", "green")} if hosts else {}
+        known = set(Release.__dataclass_fields__)
+        found = candidates(
+            [Release(**{key: value for key, value in release.items() if key in known}) for release in args["releases"]], ground["live"], occupants
+        )
+        chosen = next((candidate for candidate in found if candidate.possible), None)
+        told = [
+            f"{candidate.version or 'unknown'} in {candidate.slot}: {'possible' if candidate.possible else 'not possible'}, {candidate.why}"
+            for candidate in found
+        ]
+        if chosen is None:
+            raise SluiceError(
+                "There is nothing to roll back to. " + ("; ".join(told) or "The ledger knows no release.") + ".",
+                "Release the good version again with release.yml.",
+            )
+        return {"changed": False, "target": chosen.as_dict(), "candidates": [candidate.as_dict() for candidate in found], "say": told, "live": ground["live"]}

@@ -1,0 +1,219 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The edge's access log on disk: a window of it in blocks of whole lines, and what was added since, across a rotation.
+
+The log is in the order in which requests ended, so the start of a window is found by bisection, whatever the size of the file.
+It must be written unbuffered (no ``buffer=`` or ``flush=`` at ``access_log``), or a watch sees it late.
+"""
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Optional
+
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+
+BLOCK_BYTES = 1 << 20
+_MOMENT = re.compile(rb'\{"t":(\d+(?:\.\d+)?),')
+_OLDER = re.compile(r"[.-]\d[\d.-]*(?:\.(?:gz|bz2|xz|zst))?")
+# Log rotation takes the name away for a moment before nginx, or the rotation itself, makes the file anew.
+_RENAME_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in one file: which file it is, and how many of its bytes are read."""
+
+    device: int
+    inode: int
+    offset: int
+
+    def is_in(self, stream: BinaryIO) -> bool:
+        """Tell whether the mark belongs to this open file."""
+        status = os.fstat(stream.fileno())
+        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far a log is read: in the file that has its name, and in the one that had it before."""
+
+    current: Mark
+    rotated: Optional[Mark]
+
+
+def window(path: str, since: float, until: float) -> Iterator[bytes]:
+    """Yield the lines with ``since`` <= t < ``until`` in blocks, from the rotated sibling first where the window begins there.
+
+    A last line that is not whole yet is left out.
+
+    :raises SluiceError: the log is missing or cannot be read, or the window begins in a part that is no longer at hand.
+    """
+    with _open_log(path) as stream:
+        rotated = _open(f"{path}.1")
+        if rotated is not None:
+            with rotated:
+                yield from _blocks(rotated, _line_at(rotated, since), _line_at(rotated, until))
+        else:
+            _refuse_gap(path, stream, since)
+        yield from _blocks(stream, _line_at(stream, since), _line_at(stream, until))
+
+
+def start(path: str, since: float) -> Cursor:
+    """Return the cursor of a window's first line; ``advance`` reads from there.
+
+    :raises SluiceError: as for ``window``.
+    """
+    with _open_log(path) as stream:
+        rotated = _open(f"{path}.1")
+        if rotated is None:
+            _refuse_gap(path, stream, since)
+            return Cursor(_mark(stream, _line_at(stream, since)), None)
+        with rotated:
+            return Cursor(_mark(stream, _line_at(stream, since)), _mark(rotated, _line_at(rotated, since)))
+
+
+def advance(path: str, cursor: Cursor) -> tuple[list[bytes], Cursor]:
+    """Return the whole lines that were added since, in blocks, and the cursor behind them.
+
+    After a rotation nginx goes on writing to the renamed file until it is told to reopen its logs, so that one is read on as well.
+
+    :raises SluiceError: the log is gone, or cannot be read any more.
+    """
+    blocks: list[bytes] = []
+    with _open_log(path) as stream:
+        rotated, older = _open(f"{path}.1"), None
+        if rotated is not None:
+            with rotated:
+                older = _reached(rotated, cursor, cursor.current.is_in(stream))
+                if older is not None:
+                    end = _whole(rotated)
+                    blocks += _blocks(rotated, older.offset, end)
+                    older = _mark(rotated, max(end, older.offset))
+        end = _whole(stream)
+        begin = cursor.current.offset if cursor.current.is_in(stream) and cursor.current.offset <= end else 0
+        blocks += _blocks(stream, begin, end)
+        return blocks, Cursor(_mark(stream, end), older)
+
+
+def _reached(rotated: BinaryIO, cursor: Cursor, same_log: bool) -> Optional[Mark]:
+    """Return how far the rotated sibling was read; None when it holds nothing of the window."""
+    if not same_log and cursor.current.is_in(rotated):
+        return cursor.current
+    if cursor.rotated is not None and cursor.rotated.is_in(rotated):
+        return cursor.rotated
+    return None
+
+
+def _open_log(path: str) -> BinaryIO:
+    """Open the log itself, which may be away for a moment while it is rotated."""
+    deadline = time.monotonic() + _RENAME_SECONDS
+    while True:
+        stream = _open(path)
+        if stream is not None:
+            return stream
+        if time.monotonic() >= deadline or not os.path.exists(f"{path}.1"):
+            raise SluiceError(
+                f"The access log {path} is not there, so nobody can tell how the slots answer.",
+                "nginx makes it when it loads a configuration that names it: check `log`, and that this app's site is loaded on this edge; "
+                "as long as nothing was served there is nothing to judge.",
+                path=path,
+            )
+        time.sleep(0.05)
+
+
+def _open(path: str) -> Optional[BinaryIO]:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SluiceError(
+            f"The access log {path} cannot be read ({error.strerror}), so nobody can tell how the slots answer.",
+            "Give its path, and read it as root or as a member of the log's group (adm on Debian).",
+            path=path,
+        ) from error
+
+
+def _refuse_gap(path: str, stream: BinaryIO, since: float) -> None:
+    """Refuse a window whose beginning was rotated away to a name that is not read; a part must not pass for the whole."""
+    stream.seek(0)
+    first = _moment(stream.readline())
+    if first is not None and first <= since:
+        return
+    folder, name = os.path.split(os.path.abspath(path))
+    for entry in os.scandir(folder):
+        if entry.name.startswith(name) and _OLDER.fullmatch(entry.name[len(name):]) and entry.stat().st_mtime >= since:
+            raise SluiceError(
+                f"The window begins in {entry.path}, which was rotated away and is not read, so nobody can tell how the slots answered.",
+                f"Let log rotation keep the last file uncompressed under the name {name}.1 (delaycompress, no dateext), or begin the window later.",
+                path=path, rotated=entry.path,
+            )
+
+
+def _mark(stream: BinaryIO, offset: int) -> Mark:
+    status = os.fstat(stream.fileno())
+    return Mark(status.st_dev, status.st_ino, offset)
+
+
+def _blocks(stream: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes from ``begin`` to ``end``, both at a line's start, cut between lines."""
+    stream.seek(begin)
+    while begin < end:
+        block = stream.read(min(BLOCK_BYTES, end - begin))
+        if not block:
+            return
+        if begin + len(block) < end and not block.endswith(b"\n"):
+            block += stream.readline()
+        begin += len(block)
+        yield block
+
+
+def _whole(stream: BinaryIO) -> int:
+    """Return where the last whole line ends."""
+    end = os.fstat(stream.fileno()).st_size
+    while end > 0:
+        begin = max(0, end - 65536)
+        stream.seek(begin)
+        cut = stream.read(end - begin).rfind(b"\n")
+        if cut >= 0:
+            return begin + cut + 1
+        end = begin
+    return 0
+
+
+def _line_at(stream: BinaryIO, moment: float) -> int:
+    """Return where the first line begins whose time is at or after ``moment``, by bisection over the bytes; the end of the whole lines if there is none."""
+    end = _whole(stream)
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        begin, seen = _next_line(stream, middle, end)
+        if seen is None or seen >= moment:
+            high = middle
+        else:
+            low = begin + 1
+    return _next_line(stream, low, end)[0]
+
+
+def _next_line(stream: BinaryIO, offset: int, end: int) -> tuple[int, Optional[float]]:
+    """Return the first line that begins at or after an offset and has a time: where it begins, and its time; ``end`` and None if there is none."""
+    stream.seek(max(0, offset - 1))
+    if offset:
+        stream.readline()
+    while True:
+        begin = stream.tell()
+        if begin >= end:
+            return end, None
+        seen = _moment(stream.readline())
+        if seen is not None:
+            return begin, seen
+
+
+def _moment(line: bytes) -> Optional[float]:
+    found = _MOMENT.match(line)
+    return float(found.group(1)) if found else None

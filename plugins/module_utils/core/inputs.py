@@ -1,0 +1,137 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an operator may set: known names, right shapes, allowed ranges; each complaint names the variable, what is wrong, what is allowed and an example."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_SHAPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "path": (str,), "list": (list, tuple), "dict": (dict,), "bool": (bool,)}
+_BOOLS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+
+# Ranges that an argument spec has no word for: name -> (lowest, highest, unit).
+RANGES: Mapping[str, tuple[float, float, str]] = {
+    "canary_percent": (0, 100, "%"),
+    "canary_min_samples": (1, 1_000_000, "requests"),
+    "canary_watch_seconds": (0, 7 * 86400, "s"),
+    "slot_deadline": (1, 3600, "s"),
+    "slot_passes": (1, 100, "answers"),
+    "slot_keep": (1, 1000, "releases"),
+    "release_lease_ttl": (60, 86400, "s"),
+    "backup_jobs": (1, 64, "processes"),
+    "migrate_lock_timeout_ms": (1, 60_000, "ms"),
+}
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "app_name": (r"[a-z][a-z0-9_]{0,30}", "wallet"),
+    "release_version": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", "v1.0.0"),
+    "release_id": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", "v1.0.0-20260102T030405Z"),
+}
+_STEP_KEYS = ("percent", "min", "max", "then")
+_THEN = ("hold", "promote", "rollback")
+_STEP_EXAMPLE = "Example: canary_steps: [{percent: 5, min: 600, max: 1800, then: hold}, {percent: 100, min: 300, max: 900, then: hold}]"
+
+
+def unknown(given: Iterable[str], named: Iterable[str], specs: Mapping[str, Any]) -> list[str]:
+    """Return a complaint for each name nobody knows.
+
+    :param given: names from the command line; every one of them must be known.
+    :param named: names from the inventory that carry one of our prefixes.
+    """
+    names = sorted(name for name in {*given, *named} if name not in specs and not name.startswith(("ansible_", "__")))
+    complaints = []
+    for name in names:
+        near = difflib.get_close_matches(name, specs, n=1, cutoff=0.6)
+        complaints.append(
+            f"{name} is no variable of this collection." + (f" Did you mean {near[0]}?" if near else " See the tables in the roles' README files.")
+        )
+    return complaints
+
+
+def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a complaint for each value of the wrong shape."""
+    complaints = []
+    for name in sorted(values):
+        complaint = _shape(name, values[name], specs[name]) or _range(name, values[name]) or _word(name, values[name])
+        if complaint:
+            complaints.append(complaint)
+    if not complaints and "canary_steps" in values:
+        complaints += steps(values["canary_steps"])
+    return complaints
+
+
+def _shown(value: Any, spec: Mapping[str, Any]) -> str:
+    if spec.get("no_log"):
+        return "the given value"
+    text = repr(str(value)) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shape(name: str, value: Any, spec: Mapping[str, Any]) -> str:
+    kind = spec.get("type", "str")
+    shown = _shown(value, spec)
+    example = f" Example: {name}={spec['default']}" if spec.get("default") not in (None, "", [], {}) else ""
+    if kind == "int" and (isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value).strip())):
+        low, high, unit = RANGES.get(name, (0, 0, ""))
+        allowed = f" from {low:g} to {high:g} {unit}".rstrip() if high else ""
+        return f"{name} must be a whole number{allowed}, not {shown}. Example: {name}={spec.get('default') or (25 if high == 100 else int(low) or 1)}"
+    if kind == "float" and (isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", str(value).strip())):
+        return f"{name} must be a number, not {shown}.{example}"
+    if kind == "bool" and not isinstance(value, bool) and str(value).lower() not in _BOOLS:
+        return f"{name} must be true or false, not {shown}.{example}"
+    if kind in ("list", "dict") and not isinstance(value, _SHAPES[kind]):
+        return f"{name} must be a {'list' if kind == 'list' else 'mapping'}, not {shown}.{example}"
+    if kind in ("str", "path") and isinstance(value, (list, tuple, dict)):
+        return f"{name} must be text, not {shown}.{example}"
+    if spec.get("choices") and str(value) not in [str(choice) for choice in spec["choices"]]:
+        return f"{name} must be one of {', '.join(map(str, spec['choices']))}, not {shown}."
+    return ""
+
+
+def _range(name: str, value: Any) -> str:
+    if name not in RANGES:
+        return ""
+    low, high, unit = RANGES[name]
+    if low <= float(value) <= high:
+        return ""
+    return f"{name} must be from {low:g} to {high:g} {unit}, not {value}. Example: {name}={25 if high == 100 else int(low) or 1}"
+
+
+def _word(name: str, value: Any) -> str:
+    if name not in _WORDS or value in (None, ""):
+        return ""
+    pattern, example = _WORDS[name]
+    return (
+        ""
+        if re.fullmatch(pattern, str(value))
+        else f"{name} may hold letters, digits, dots, dashes and underscores only, not {str(value)[:60]!r}. Example: {name}={example}"
+    )
+
+
+def steps(given: Iterable[Any]) -> list[str]:
+    """Return what is wrong with the steps of a canary: percent grows to 100, times are seconds, ``then`` is a known word."""
+    complaints: list[str] = []
+    before = 0
+    for number, step in enumerate(given, start=1):
+        if not isinstance(step, Mapping) or set(step) - set(_STEP_KEYS) or "percent" not in step:
+            return [f"canary_steps: step {number} must be a mapping with percent and optionally min, max, then. {_STEP_EXAMPLE}"]
+        try:
+            percent, low = int(str(step["percent"])), float(step.get("min", 0))
+            high = float(step.get("max", low))
+        except (TypeError, ValueError):
+            return [f"canary_steps: percent, min and max of step {number} must be numbers. {_STEP_EXAMPLE}"]
+        if not before < percent <= 100:
+            complaints.append(
+                f"canary_steps: step {number} has {percent} %, but each step must be above the one before ({before} %) and at most 100. {_STEP_EXAMPLE}"
+            )
+        if not 0 <= low <= high:
+            complaints.append(f"canary_steps: step {number} has min {low:g} s and max {high:g} s; 0 <= min <= max is allowed. {_STEP_EXAMPLE}")
+        if step.get("then", "hold") not in _THEN:
+            complaints.append(f"canary_steps: step {number} says then: {step['then']}; allowed are {', '.join(_THEN)}. {_STEP_EXAMPLE}")
+        before = percent
+    if before != 100:
+        complaints.append(f"canary_steps must end at 100 %, not at {before} %. {_STEP_EXAMPLE}")
+    return complaints

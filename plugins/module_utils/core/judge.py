@@ -1,0 +1,434 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether the canary may go on: its own first attempts against limits, and against the live slot in the same window.
+
+Two questions with two kinds of proof:
+
+- *Must it stop?* ``alarm`` may be asked after every request. Its rules stay right however often they are asked,
+  so a healthy canary is not taken back for being looked at too often.
+- *May it go on?* ``judge`` passes what was measured and found good. Too few requests, no requests, a live slot that
+  is itself in trouble: that is ``inconclusive``, never a pass.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Optional
+
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, quantile, value_at
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate, worst
+
+# Normal quantiles of one-sided bounds. The hard bound is asked at every look, hence one far stricter than a single look needs.
+_Z_95, _Z_HARD, _Z_POWER = 1.645, 3.09, 1.282
+_RANK_ERROR = 0.01  # of each end of the interval of a p95
+_BOUND_RATIO = 1.5  # a difference that is certain but smaller than this is no reason to stop at once
+_MALFORMED_SHARE = 0.01  # with more lines than this unread, the rest is not a fair sample
+
+_MORE_TIME = "Give the step more time."
+_MORE_REQUESTS = "Give the step more time or a larger share."
+_LIVE_UNWELL = "Live itself is above the limit: hold, do not blame the canary."
+_LOOK_AT_LIVE = "Find out what ails the live slot first."
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a canary must keep to.
+
+    :param error_rate: largest share of first attempts that may fail.
+    :param error_margin: how much larger than live's the share may be (0.005 is half a percentage point).
+    :param p95_seconds: largest 95th percentile of the request time.
+    :param p95_ratio: largest 95th percentile as a multiple of live's.
+    :param p95_floor_seconds: a 95th percentile below this never fails by the ratio.
+    :param min_samples: first attempts that are needed for a verdict.
+    :param guard_errors: so many failures ...
+    :param guard_requests: ... among so many first attempts end a step at once.
+    :param sprt_ratio: the canary that is so many times as bad as live is what the sequential test looks for.
+    :param sprt_alpha: chance that the sequential test stops a canary as good as live.
+    :param sprt_beta: chance that it overlooks one that is ``sprt_ratio`` times as bad.
+    """
+
+    error_rate: float = 0.01
+    error_margin: float = 0.005
+    p95_seconds: float = 2.0
+    p95_ratio: float = 2.0
+    p95_floor_seconds: float = 0.05
+    min_samples: int = 50
+    guard_errors: int = 5
+    guard_requests: int = 20
+    sprt_ratio: float = 3.0
+    sprt_alpha: float = 0.01
+    sprt_beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        wrong = [sentence for name, (right, sentence) in _RULES.items() if not (_is_number(getattr(self, name)) and right(getattr(self, name)))]
+        if not wrong and self.guard_errors > self.guard_requests:
+            wrong = [f"guard_errors ({self.guard_errors}) must not be larger than guard_requests ({self.guard_requests})"]
+        if wrong:
+            raise SluiceError(f"The limits of the canary are wrong: {'; '.join(wrong)}.", "Nothing was judged. Correct them; all have a default.", limits=wrong)
+
+    @classmethod
+    def of(cls, given: Optional[Mapping[str, object]]) -> Limits:
+        """Return the limits with what the operator gave over the defaults; a key without a value keeps its default."""
+        known = [item.name for item in fields(cls)]
+        chosen = {name: value for name, value in (given or {}).items() if value is not None}
+        unknown = sorted(set(chosen) - set(known))
+        if unknown:
+            raise SluiceError(f"The limits of the canary have no {', '.join(unknown)}.", f"They are: {', '.join(known)}.", limits=unknown)
+        return cls(**chosen)  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "error_rate": (lambda value: 0 < value < 1, "error_rate is a share between 0 and 1, such as 0.01 for 1 %"),
+    "error_margin": (lambda value: 0 <= value < 1, "error_margin is a share from 0 up to 1, such as 0.005 for half a percentage point"),
+    "p95_seconds": (lambda value: value > 0, "p95_seconds is a time above 0, such as 2.0"),
+    "p95_ratio": (lambda value: value >= 1, "p95_ratio is a factor of 1 or more, such as 2.0"),
+    "p95_floor_seconds": (lambda value: value >= 0, "p95_floor_seconds is a time of 0 or more, such as 0.05"),
+    "min_samples": (lambda value: value >= 1 and value == int(value), "min_samples is a whole number of 1 or more, such as 50"),
+    "guard_errors": (lambda value: value >= 1 and value == int(value), "guard_errors is a whole number of 1 or more, such as 5"),
+    "guard_requests": (lambda value: value >= 1 and value == int(value), "guard_requests is a whole number of 1 or more, such as 20"),
+    "sprt_ratio": (lambda value: value > 1, "sprt_ratio is a factor above 1, such as 3.0"),
+    "sprt_alpha": (lambda value: 0 < value < 0.5, "sprt_alpha is a chance between 0 and 0.5, such as 0.01"),
+    "sprt_beta": (lambda value: 0 < value < 0.5, "sprt_beta is a chance between 0 and 0.5, such as 0.1"),
+}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict over a sample, the gates it rests on, and the sentence of those that decided."""
+
+    verdict: str
+    gates: tuple[Gate, ...]
+    sentence: str
+
+
+# --- Must it stop? ---------------------------------------------------------------------------------------------------
+
+
+def alarm(sample: Sample, canary: str, live: Optional[str], limits: Limits) -> Optional[Gate]:
+    """Return the gate that ends a step at once, or None while there is no reason to.
+
+    Three rules, each safe to ask at every look:
+
+    - *guard*: at least ``guard_errors`` errors, and they are at least ``guard_errors / guard_requests`` of all first attempts so far.
+      Up to ``guard_requests`` requests that is "so many errors among the first so many"; from then on the share counts.
+      Where live fails as well, it must be ``sprt_ratio`` times live's share: an outage behind both slots is not the canary's doing.
+    - *sequential*: Wald's test on who makes the errors. With the share w of the requests, a canary as good as live makes the share w of the
+      errors, one ``sprt_ratio`` times as bad makes w r / (w r + 1 - w). It needs live traffic, and a difference above ``error_margin``.
+    - *bound*: from ``min_samples`` requests and ``guard_errors`` errors on, even the lower 99.9 % bound of the error rate (Wilson) is above the limit
+      and above 1.5 times live's rate.
+    """
+    mine, other = sample.slot(canary), sample.slot(live)
+    if mine.errors < limits.guard_errors:
+        return None
+    reason = _guard(mine, other, limits) or _sequential(mine, other, limits) or _bound(mine, other, limits)
+    return _error_gate(FAIL, mine, other, limits, reason, "Take the traffic off the canary, then look at its log.") if reason else None
+
+
+def _guard(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
+    reached = mine.errors * limits.guard_requests >= limits.guard_errors * mine.requests
+    if reached and mine.error_rate >= limits.sprt_ratio * _known_rate(other, limits):
+        return f"{limits.guard_errors} failures among {limits.guard_requests} end a step at once."
+    return ""
+
+
+def _sequential(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
+    share = mine.requests / (mine.requests + other.requests)
+    if share == 1 or mine.error_rate - other.error_rate <= limits.error_margin:
+        return ""
+    if _evidence(mine.errors, other.errors, share, limits) < _needed_evidence(limits):
+        return ""
+    return f"With {_percent(share)} of the requests it made {mine.errors:,} of {mine.errors + other.errors:,} errors."
+
+
+def _evidence(mine: float, other: float, share: float, limits: Limits) -> float:
+    """Return the logarithm of how much better "so many times as bad" explains the errors than "as good as live"."""
+    blamed = share * limits.sprt_ratio / (share * limits.sprt_ratio + 1 - share)
+    return mine * math.log(blamed / share) + other * math.log((1 - blamed) / (1 - share))
+
+
+def _needed_evidence(limits: Limits) -> float:
+    return math.log((1 - limits.sprt_beta) / limits.sprt_alpha)
+
+
+def _bound(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
+    lower = _wilson(mine.errors, mine.requests, -_Z_HARD)
+    if mine.requests < limits.min_samples or lower <= max(limits.error_rate, _BOUND_RATIO * _known_rate(other, limits)):
+        return ""
+    return f"Chance aside, it is {_percent(lower)} or more."
+
+
+def _known_rate(other: SlotSample, limits: Limits) -> float:
+    """Return live's error rate; 0 while so few requests speak for it that two unlucky ones would shield a broken canary."""
+    return other.error_rate if other.requests >= limits.guard_requests else 0.0
+
+
+# --- May it go on? ---------------------------------------------------------------------------------------------------
+
+
+def judge(sample: Sample, canary: str, live: Optional[str], limits: Limits, final: bool) -> Judgement:
+    """Return the verdict over a canary's sample.
+
+    The error rate passes within ``error_rate``, and
+
+    - at an interim look (``final`` false) with proof: the upper 95 % bound of the canary's difference to live (Newcombe) is within
+      ``error_margin``; without live traffic, the upper bound of its rate is within ``error_rate``. Luck in one of many looks is then no pass.
+    - at the end of a step (``final`` true) with what ``min_samples`` can show: the difference is within ``error_margin``, or is not told from chance.
+      The sentence names the rate that cannot be ruled out.
+
+    It fails by ``alarm`` alone, so the number of looks does not matter. The p95 fails only if even the lower end of its interval is above the limit.
+
+    :param live: the slot to compare with; without requests there (the canary has all of the traffic) the absolute limits decide alone.
+    """
+    mine, other = sample.slot(canary), sample.slot(live)
+    gates = (_judge_sample(sample, mine, limits), _judge_errors(sample, canary, live, limits, final), _judge_p95(mine, other, limits))
+    verdict = worst(gate.verdict for gate in gates)
+    return Judgement(verdict, gates, " ".join(gate.sentence for gate in gates if gate.verdict == verdict))
+
+
+def _judge_sample(sample: Sample, mine: SlotSample, limits: Limits) -> Gate:
+    lines = sample.malformed + sample.ignored + sample.unowned + sum(slot.requests + slot.aborted for slot in sample.slots.values())
+    window = f" in {_seconds(sample.until - sample.since)}" if sample.since is not None and sample.until is not None else ""
+    seen = f"canary: {mine.requests:,} first attempts{window}; {limits.min_samples:,} are needed."
+    stray = f" {sample.unowned:,} requests went to addresses that belong to no slot." if sample.unowned else ""
+    verdict, remedy = PASS, ""
+    if mine.requests < limits.min_samples:
+        verdict, remedy = INCONCLUSIVE, _MORE_REQUESTS
+        if stray:
+            remedy = "Compare the slots' addresses with those in the edge's configuration."
+        elif not mine.requests:
+            remedy = "No request has reached the canary: look whether the edge sends it any, and whether the log is that edge's."
+    if sample.malformed > _MALFORMED_SHARE * lines:
+        verdict, remedy = INCONCLUSIVE, "Compare the log's format with the one the edge renders."
+        stray += f" {sample.malformed:,} of {lines:,} lines of the log could not be read."
+    return Gate("sample", verdict, seen + stray, value=mine.requests, limit=limits.min_samples, sample=mine.requests, remedy=remedy)
+
+
+def _judge_errors(sample: Sample, canary: str, live: Optional[str], limits: Limits, final: bool) -> Gate:
+    mine, other = sample.slot(canary), sample.slot(live)
+    stop = alarm(sample, canary, live, limits)
+    if stop:
+        return stop
+
+    def unsure(more: str, remedy: str = _MORE_TIME) -> Gate:
+        return _error_gate(INCONCLUSIVE, mine, other, limits, more, remedy)
+
+    if mine.requests < limits.min_samples:
+        return unsure(f"{limits.min_samples:,} first attempts are needed.", _MORE_REQUESTS)
+    compare = other.requests >= limits.min_samples
+    if compare and other.error_rate > limits.error_rate:
+        return unsure(_LIVE_UNWELL, _LOOK_AT_LIVE)
+    if mine.error_rate > limits.error_rate:
+        return unsure("Above the limit, yet it may be chance.", "Give the step more time, or look at the canary's log.")
+    upper = _wilson(mine.errors, mine.requests, _Z_95)
+    if compare:
+        low, high = _difference(mine, other)
+        if not final and high > limits.error_margin:
+            return unsure(f"It may be up to {_points(high)} worse than live; the margin is {_points(limits.error_margin)}.")
+        if final and low > 0 and mine.error_rate - other.error_rate > limits.error_margin:
+            return unsure(f"Within the limit, yet more than {_points(limits.error_margin)} worse than live.", "Compare its errors with live's, then decide.")
+    elif not final and upper > limits.error_rate:
+        return unsure(f"Up to {_percent(upper)} cannot be ruled out yet.")
+    rest = f"More than {_percent(upper)} is ruled out." if upper <= limits.error_rate else f"Up to {_percent(upper)} cannot be ruled out with so few."
+    return _error_gate(PASS, mine, other, limits, rest)
+
+
+def _error_gate(verdict: str, mine: SlotSample, other: SlotSample, limits: Limits, more: str, remedy: str = "") -> Gate:
+    seen, limit = "unknown, no first attempt was seen", _percent(limits.error_rate)
+    if mine.requests:
+        seen = f"{_percent(mine.error_rate)} ({mine.errors:,} of {mine.requests:,} first attempts)"
+    if other.requests:
+        seen += f" against {_percent(other.error_rate)} live"
+    if 0 < other.requests < limits.min_samples:
+        seen += f" ({other.errors:,} of only {other.requests:,})"
+    sentence = f"canary: error rate {seen}; limit {limit}. {more}"
+    return Gate("error rate", verdict, sentence, value=round(mine.error_rate, 6), limit=limits.error_rate, sample=mine.requests, remedy=remedy)
+
+
+def _judge_p95(mine: SlotSample, other: SlotSample, limits: Limits) -> Gate:
+    count, compare = sum(mine.histogram.values()), sum(other.histogram.values()) >= limits.min_samples
+    value = quantile(mine.histogram, 0.95)
+    live = quantile(other.histogram, 0.95) if compare else None
+    allowed = min(limits.p95_seconds, _ratio_limit(live, limits))
+    against = f" against {_seconds(live)} live" if live is not None else ""
+
+    def gate(verdict: str, more: str = "", remedy: str = "") -> Gate:
+        seen = f"canary: p95 {_seconds(value)} ({count:,} requests){against}" if value is not None else "canary: p95 unknown, no request was seen"
+        rounded = None if value is None else round(value, 6)
+        return Gate("p95", verdict, f"{seen}; limit {_seconds(allowed)}. {more}".strip(), value=rounded, limit=round(allowed, 6), sample=count, remedy=remedy)
+
+    if value is None or mine.requests < limits.min_samples:
+        return gate(INCONCLUSIVE, f"{limits.min_samples:,} first attempts are needed.", _MORE_REQUESTS)
+    lower = _p95_bounds(mine.histogram)[0] or 0.0
+    # Live's p95 is an estimate as well, so its upper end counts here; with few requests that end is open, and the ratio cannot fail.
+    slower_than_live = lower > _ratio_limit(_p95_bounds(other.histogram)[1] if compare else None, limits)
+    live_unwell = live is not None and live > limits.p95_seconds
+    if slower_than_live or (lower > limits.p95_seconds and not live_unwell):
+        return gate(FAIL, f"Chance aside, it is {_seconds(lower)} or more.", "Take the traffic off the canary, then look what it waits for.")
+    if live_unwell:
+        return gate(INCONCLUSIVE, _LIVE_UNWELL, _LOOK_AT_LIVE)
+    if value > allowed:
+        return gate(INCONCLUSIVE, "Above the limit, yet it may be chance.", _MORE_TIME)
+    return gate(PASS)
+
+
+def _ratio_limit(live: Optional[float], limits: Limits) -> float:
+    return math.inf if live is None else max(limits.p95_ratio * live, limits.p95_floor_seconds)
+
+
+# --- What can be seen ------------------------------------------------------------------------------------------------
+
+
+def detectable(rate_per_second: float, share: float, seconds: float, limits: Limits, live_rate: Optional[float] = None) -> Optional[float]:
+    """Return the smallest error rate that ``alarm`` finds in a step with a chance of 90 % or more; None when it can find none.
+
+    :param rate_per_second: requests of all visitors.
+    :param share: the canary's share of them, 0 to 1.
+    :param live_rate: live's own error rate; a quarter of the limit when it is not known.
+    """
+    mine, other = rate_per_second * share * seconds, rate_per_second * (1 - share) * seconds
+    base = limits.error_rate / 4 if live_rate is None else live_rate
+    if not _finds(1.0, mine, other, base, limits):
+        return None
+    low, high = 0.0, 1.0
+    while high - low > 0.01 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _finds(middle, mine, other, base, limits) else (middle, high)
+    return high
+
+
+def detectable_sentence(rate_per_second: float, share: float, seconds: float, limits: Limits, live_rate: Optional[float] = None) -> str:
+    """Return what a step can see, in words."""
+    least = detectable(rate_per_second, share, seconds, limits, live_rate)
+    step = f"{_percent(share)} for {_duration(seconds)} at {rate_per_second:.3g} requests/s"
+    if least is None:
+        return f"{step} detects nothing: some {rate_per_second * share * seconds:,.0f} requests are too few."
+    return f"{step} detects an error rate of {_percent(least)} or more."
+
+
+def _finds(rate: float, mine: float, other: float, base: float, limits: Limits) -> bool:
+    """Tell whether a canary with this error rate is found by the end of a step, in nine of ten cases, by the rule that suits it best."""
+    if mine < 1:
+        return False
+    count = int(mine)
+    fewest = limits.guard_errors
+    guard = max(fewest, math.ceil(count * limits.guard_errors / limits.guard_requests))
+    if rate >= limits.sprt_ratio * base and _at_least(guard, count, rate) >= 0.9:
+        return True
+    if count >= limits.min_samples:
+        needed = _errors_above(max(limits.error_rate, _BOUND_RATIO * base), count)
+        if needed is not None and _at_least(max(fewest, needed), count, rate) >= 0.9:
+            return True
+    if other < 1 or _at_least(fewest, count, rate) < 0.9:
+        return False
+    # Errors are rare, so their number scatters like a Poisson count: its variance is its mean.
+    share = mine / (mine + other)
+    each_mine, each_other = _evidence(1, 0, share, limits), _evidence(0, 1, share, limits)
+    evidence = mine * rate * each_mine + other * base * each_other
+    scatter = math.sqrt(mine * rate * each_mine ** 2 + other * base * each_other ** 2)
+    larger = rate - base - _Z_POWER * math.sqrt(rate * (1 - rate) / mine + base * (1 - base) / other)
+    return evidence - _Z_POWER * scatter >= _needed_evidence(limits) and larger > limits.error_margin
+
+
+def _errors_above(limit: float, count: int) -> Optional[int]:
+    """Return the smallest number of errors whose lower bound is above a limit."""
+    low, high = 0, count + 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _wilson(middle, count, -_Z_HARD) > limit else (middle + 1, high)
+    return low if low <= count else None
+
+
+# --- Arithmetic ------------------------------------------------------------------------------------------------------
+
+
+def _wilson(errors: int, requests: int, z: float) -> float:
+    """Return a bound of a rate by Wilson's score interval: the upper one, or with a negative z the lower one."""
+    if not requests:
+        return 1.0 if z > 0 else 0.0
+    rate, square = errors / requests, z * z / requests
+    bound = (rate + square / 2 + z * math.sqrt(rate * (1 - rate) / requests + square / requests / 4)) / (1 + square)
+    return min(1.0, max(0.0, bound))
+
+
+def _difference(mine: SlotSample, other: SlotSample) -> tuple[float, float]:
+    """Return the lower and upper 95 % bound of the canary's error rate less live's (Newcombe's hybrid score interval)."""
+    difference = mine.error_rate - other.error_rate
+    mine_low, mine_high = (_wilson(mine.errors, mine.requests, z) for z in (-_Z_95, _Z_95))
+    other_low, other_high = (_wilson(other.errors, other.requests, z) for z in (-_Z_95, _Z_95))
+    down = math.hypot(mine.error_rate - mine_low, other_high - other.error_rate)
+    up = math.hypot(mine_high - mine.error_rate, other.error_rate - other_low)
+    return difference - down, difference + up
+
+
+def _p95_bounds(histogram: Mapping[int, int]) -> tuple[Optional[float], Optional[float]]:
+    """Return both ends of the 98 % interval of the p95 by binomial ranks, whatever the times' distribution; an end the sample does not reach is None."""
+    lower, upper = quantile_ranks(sum(histogram.values()), 0.95, _RANK_ERROR)
+    return value_at(histogram, lower), value_at(histogram, upper)
+
+
+def quantile_ranks(count: int, share: float, error: float) -> tuple[int, int]:
+    """Return the ranks between which a quantile lies, each end wrong with a chance of at most ``error``; 0 and ``count + 1`` are beyond the sample.
+
+    How many of ``count`` values lie below the true quantile is binomial, whatever the values are.
+    """
+    spread = 10 * math.sqrt(count * share * (1 - share)) + 10
+    number = max(0, int(count * share - spread))
+    below, lower = 0.0, 0
+    while number <= count:
+        below += _binomial(number, count, share)
+        if below <= error:
+            lower = number + 1
+        if below >= 1 - error:
+            return lower, number + 1
+        number += 1
+    return lower, count + 1
+
+
+def _binomial(number: int, count: int, share: float) -> float:
+    """Return the chance of exactly ``number`` out of ``count``."""
+    if share <= 0 or share >= 1:
+        return float(number == (count if share >= 1 else 0))
+    ways = math.lgamma(count + 1) - math.lgamma(number + 1) - math.lgamma(count - number + 1)
+    return math.exp(ways + number * math.log(share) + (count - number) * math.log1p(-share))
+
+
+def _at_least(number: int, count: int, share: float) -> float:
+    """Return the chance of ``number`` or more out of ``count``."""
+    first = max(0, int(count * share - 10 * math.sqrt(count * share * (1 - share)) - 10))
+    return 1.0 - sum(_binomial(each, count, share) for each in range(first, min(number, count + 1)))
+
+
+# --- Words -----------------------------------------------------------------------------------------------------------
+
+
+def _percent(share: float) -> str:
+    return f"{_plain(100 * share)} %"
+
+
+def _points(share: float) -> str:
+    return f"{_plain(100 * share)} percentage points"
+
+
+def _plain(value: float) -> str:
+    """Return a number with as many digits as a reader needs."""
+    if value and abs(value) < 0.1:
+        return f"{value:.1g}"
+    return f"{value:.1f}".rstrip("0").rstrip(".") if abs(value) < 99.95 else f"{value:.0f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{1000 * value:.0f} ms" if value < 0.9995 else f"{_plain(value)} s"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:g} {unit}"
+    return f"{_plain(seconds)} s"

@@ -1,0 +1,201 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ledger: append-only lines, each sealed with the hash of the one before, and what they mean together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+from ansible_collections.sluice.deploy.plugins.module_utils.core import states
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+
+GENESIS = "0" * 64
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def seal(record: Mapping[str, Any], previous: Optional[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the record with its number, the hash of the line before and its own hash."""
+    body = {**record, "seq": previous["seq"] + 1 if previous else 1, "prev": previous["hash"] if previous else GENESIS}
+    return {**body, "hash": digest(body)}
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """Return the record as one line of the file."""
+    return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def parse(text: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the records of a ledger and its torn tail.
+
+    A last line without its end is what a killed writer leaves; it was never acknowledged, so it does not count.
+
+    :raises SluiceError: the chain is broken; the message names the line.
+    """
+    body, _, torn = text.rpartition("\n")
+    records: list[dict[str, Any]] = []
+    for number, raw in enumerate(body.split("\n") if body else [], start=1):
+        try:
+            record = json.loads(raw)
+            stated = record.pop("hash")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise SluiceError(
+                f"Line {number} of the ledger is no record.", "Restore the ledger from its copy; nobody edits it by hand.", line=number
+            ) from error
+        before = records[-1] if records else None
+        if digest(record) != stated or record.get("prev") != (before["hash"] if before else GENESIS) or record.get("seq") != number:
+            raise SluiceError(
+                f"Line {number} of the ledger was changed after it was written: its hash does not fit.",
+                "Restore the ledger from its copy; nobody edits it by hand.",
+                line=number,
+            )
+        records.append({**record, "hash": stated})
+    return records, torn
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release as its records tell it."""
+
+    id: str
+    version: str
+    state: str = states.OPEN
+    opened: float = 0.0
+    changed: float = 0.0
+    operator: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    plan_digest: str = ""
+    begun: str = ""
+    done: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reason: str = ""
+    share: int = 0
+
+    @property
+    def live(self) -> str:
+        """Slot that was live when the release began; empty before preflight."""
+        return str(self.manifest.get("live", ""))
+
+    @property
+    def idle(self) -> str:
+        """Slot the release starts in; empty before preflight."""
+        return str(self.manifest.get("idle", ""))
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the release has not ended."""
+        return self.state not in states.FINAL
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the release as a plain mapping for results and reports."""
+        return {
+            "id": self.id,
+            "version": self.version,
+            "state": self.state,
+            "opened": self.opened,
+            "changed": self.changed,
+            "operator": self.operator,
+            "manifest": dict(self.manifest),
+            "plan_digest": self.plan_digest,
+            "begun": self.begun,
+            "done": {name: dict(data) for name, data in self.done.items()},
+            "reason": self.reason,
+            "live": self.live,
+            "idle": self.idle,
+            "share": self.share,
+        }
+
+
+def fold(records: Iterable[Mapping[str, Any]]) -> list[Release]:
+    """Return the releases in the order they were opened, each in its present state."""
+    releases: dict[str, Release] = {}
+    for record in records:
+        name = record.get("release", "")
+        if not name:
+            continue
+        data: Mapping[str, Any] = record.get("data", {})
+        event = record["event"]
+        known = releases.get(name) or Release(id=name, version=str(data.get("version", "")), opened=record["at"], operator=record.get("operator", ""))
+        releases[name] = replace(_apply(known, event, record, data), changed=record["at"])
+    return list(releases.values())
+
+
+def _apply(release: Release, event: str, record: Mapping[str, Any], data: Mapping[str, Any]) -> Release:
+    if event == "claim":
+        return replace(release, state=states.OPEN)
+    if event == "plan":
+        return replace(release, manifest=data["manifest"], plan_digest=data["digest"])
+    if event == "begin":
+        return replace(release, begun=str(record.get("phase", "")))
+    if event == "end":
+        return replace(release, done={**release.done, str(record["phase"]): data})
+    if event == "share":
+        return replace(release, share=int(data["percent"]))
+    if event in ("refuse", "fail", "hold", "promote", "rollback"):
+        after = {"refuse": states.REFUSED, "fail": states.FAILED, "hold": states.HELD, "promote": states.PROMOTED, "rollback": states.ROLLED_BACK}[event]
+        return replace(release, state=after, reason=str(data.get("reason", release.reason)))
+    return release
+
+
+def unfinished(releases: Sequence[Release]) -> Optional[Release]:
+    """Return the release that has not ended, or None."""
+    return next((release for release in reversed(releases) if release.is_open), None)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A version the app might go back to, and why it can or cannot."""
+
+    release: str
+    version: str
+    slot: str
+    possible: bool
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the candidate as a plain mapping."""
+        return {"release": self.release, "version": self.version, "slot": self.slot, "possible": self.possible, "why": self.why}
+
+
+def candidates(releases: Sequence[Release], live_slot: str, occupants: Mapping[str, str]) -> list[Candidate]:
+    """List what the app could go back to, the best first.
+
+    :param live_slot: slot that gets the public traffic now.
+    :param occupants: version that each slot holds now, by slot.
+    """
+    found: list[Candidate] = []
+    for release in reversed(releases):
+        if release.state not in (states.PROMOTED, states.OPEN, states.HELD) or not release.live:
+            continue
+        back = str(release.manifest.get("live_version", ""))
+        if release.is_open:
+            why = "it serves the public now; the canary's share goes to 0"
+            found.append(
+                Candidate(
+                    release.id,
+                    back,
+                    release.live,
+                    occupants.get(release.live) == back,
+                    why if occupants.get(release.live) == back else _gone(back, release.live, occupants),
+                )
+            )
+        elif release.idle != live_slot:
+            found.append(Candidate(release.id, back, release.live, False, f"{release.version} is not live any more"))
+        elif occupants.get(release.live) != back:
+            found.append(Candidate(release.id, back, release.live, False, _gone(back, release.live, occupants)))
+        elif release.manifest.get("floor", ""):
+            found.append(Candidate(release.id, back, release.live, False, f"the migrations of {release.version} set the floor to {release.manifest['floor']}"))
+        else:
+            found.append(Candidate(release.id, back, release.live, True, f"it was live before {release.version} and is still in {release.live}"))
+    return found
+
+
+def _gone(version: str, slot: str, occupants: Mapping[str, str]) -> str:
+    return f"{slot} holds {occupants.get(slot) or 'nothing'}, not {version or 'a known version'}"

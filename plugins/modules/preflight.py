@@ -1,0 +1,214 @@
+#!/usr/bin/python
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every gate of one host before a release, all at once."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Judge whether a host is ready for a release
+version_added: 0.1.0
+author: Contributors to the Sluice project
+description:
+  - Runs the gates whose options are given and returns all their verdicts together; one failing gate does not hide the next.
+  - Reads only. Values of the environment are never shown, only the names of variables and the length of what they hold.
+attributes:
+  check_mode:
+    description: Only reads, so check mode is the same.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+options:
+  source:
+    description: Git repository that O(version) must be a tag, branch or commit of.
+    type: str
+  version:
+    description: Version to release.
+    type: str
+  env_file:
+    description: File with the environment of the processes. It must exist, be a plain file of mode 0600 or stricter, and satisfy O(env).
+    type: path
+  env:
+    description: For each variable its C(kind) and whether it is C(required). Kinds are those of C(core/env.py).
+    type: dict
+    default: {}
+  env_var:
+    description: Variable of O(env_file) with the database URL.
+    type: str
+    default: DATABASE_URL
+  directory:
+    description: Folder that needs O(min_free_bytes).
+    type: path
+  min_free_bytes:
+    description: Bytes that must be free in O(directory).
+    type: int
+    default: 0
+  ports:
+    description: TCP ports on 127.0.0.1 that nobody may listen on.
+    type: list
+    elements: int
+    default: []
+  database:
+    description: Whether the database of O(env_file) must answer and its clients be new enough.
+    type: bool
+    default: false
+  client_directory:
+    description: Folder of C(psql) and C(pg_dump); found on PATH by default.
+    type: path
+"""
+
+EXAMPLES = r"""
+- name: Judge the app host
+  sluice.deploy.preflight:
+    source: /srv/git/wallet.git
+    version: v1.0.0
+    env_file: /etc/wallet/production.env
+    env: {DATABASE_URL: {kind: postgres-url}}
+    ports: [3002, 3003]
+"""
+
+RETURN = r"""
+gates:
+  description: Every gate with its verdict and a sentence.
+  returned: always
+  type: list
+  elements: dict
+commit:
+  description: Commit that O(version) stands for, 40 hex digits.
+  returned: when O(source) is given and the version is known
+  type: str
+env_fingerprint:
+  description: First 16 hex digits of the SHA-256 of the parsed environment.
+  returned: when O(env_file) could be read
+  type: str
+"""
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from typing import Any, Optional
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import git, postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, read_text
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, env
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, FAIL, PASS, Gate
+
+MIB = 1024 * 1024
+
+
+def source_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
+    facts["commit"] = git.resolve(params["source"], params["version"])
+    return Gate("source", PASS, f"{params['version']} is commit {facts['commit'][:12]}", value=facts["commit"])
+
+
+def file_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
+    path = params["env_file"]
+    try:
+        about = os.lstat(path)
+    except OSError as error:
+        return Gate("environment file", FAIL, f"{path}: {error.strerror}", remedy="Set app_env_file to the file with the app's variables, mode 0600.")
+    if not stat.S_ISREG(about.st_mode):
+        return Gate("environment file", FAIL, f"{path} is no plain file", remedy="Put the file itself there, not a link.")
+    mode = stat.S_IMODE(about.st_mode)
+    if mode & 0o077:
+        return Gate(
+            "environment file", FAIL, f"{path} has mode {mode:04o}, so others can read it", value=f"{mode:04o}", limit="0600", remedy=f"chmod 0600 {path}"
+        )
+    return Gate("environment file", PASS, f"{path} is there with mode {mode:04o}", value=f"{mode:04o}", limit="0600")
+
+
+def env_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
+    values = dotenv.parse(read_text(params["env_file"]) or "")
+    facts["env_fingerprint"] = digest(values)[:16]
+    return env.judge(env.rules_from(params["env"]), values, params["env_file"])
+
+
+def disk_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
+    free, limit = free_bytes(params["directory"]), params["min_free_bytes"]
+    enough = free >= limit
+    sentence = f"{free // MIB:,} MiB free in {params['directory']}, {limit // MIB:,} MiB needed"
+    return Gate("disk", PASS if enough else FAIL, sentence, value=free, limit=limit, remedy="" if enough else "Free some space, or move the folder.")
+
+
+def ports_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
+    taken = []
+    for port in params["ports"]:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                taken.append(str(port))
+    if taken:
+        words = f"port {', '.join(taken)} is" if len(taken) == 1 else f"ports {', '.join(taken)} are"
+        return Gate(
+            "ports",
+            FAIL,
+            f"{words} taken by another process",
+            value=taken,
+            remedy="End that process (`ss -ltnp` names it), or give the service another port in app_services.",
+        )
+    return Gate("ports", PASS, f"ports {', '.join(map(str, params['ports']))} are free", value=params["ports"])
+
+
+def database_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
+    url = postgres.read_url(params["env_file"], params["env_var"])
+    with postgres.connect(url, "preflight", params["client_directory"]) as clients, clients.session(postgres.Deadline(10)) as session:
+        server, client, held = postgres.server(session), clients.major("pg_dump"), postgres.table_bytes(session)
+    sentence = f"PostgreSQL {server['version']} answers with {held // MIB:,} MiB of tables; the clients are of version {client}"
+    if client < int(server["major"]):
+        return Gate("database", FAIL, sentence, value=client, limit=server["major"], remedy="Install the clients of the server's version or a newer one.")
+    if server["standby"]:
+        return Gate("database", FAIL, f"{sentence}; it is a standby and takes no migration", remedy=f"Point {params['env_var']} at the primary.")
+    return Gate("database", PASS, sentence, value=client, limit=server["major"])
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "str"},
+            "version": {"type": "str"},
+            "env_file": {"type": "path"},
+            "env": {"type": "dict", "default": {}},
+            "env_var": {"type": "str", "default": "DATABASE_URL"},
+            "directory": {"type": "path"},
+            "min_free_bytes": {"type": "int", "default": 0},
+            "ports": {"type": "list", "elements": "int", "default": []},
+            "database": {"type": "bool", "default": False},
+            "client_directory": {"type": "path"},
+        },
+        required_together=[("source", "version")],
+        supports_check_mode=True,
+    )
+    params = module.params
+    readable = bool(params["env_file"]) and os.path.isfile(params["env_file"])
+    wanted: list[tuple[str, bool, Callable[[dict[str, Any], dict[str, Any]], Gate]]] = [
+        ("source", bool(params["source"]), source_gate),
+        ("environment file", bool(params["env_file"]), file_gate),
+        ("environment", readable, env_gate),
+        ("disk", bool(params["directory"]), disk_gate),
+        ("ports", bool(params["ports"]), ports_gate),
+        ("database", params["database"] and readable, database_gate),
+    ]
+    facts: dict[str, Any] = {}
+    gates = [gate for gate in (_asked(name, params, facts, judge) for name, asked, judge in wanted if asked) if gate]
+    module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates], **facts)
+
+
+def _asked(name: str, params: dict[str, Any], facts: dict[str, Any], judge: Callable[[dict[str, Any], dict[str, Any]], Gate]) -> Optional[Gate]:
+    """Return a gate's answer; what it could not find out is a verdict of its own, so that the next gate still runs."""
+    try:
+        return judge(params, facts)
+    except SluiceError as error:
+        return Gate(name, FAIL, error.message, remedy=error.remedy)
+    except OSError as error:
+        return Gate(name, ERROR, f"it could not be found out: {error.strerror}", remedy="Check the become user and the file's mode.")
+
+
+if __name__ == "__main__":
+    main()

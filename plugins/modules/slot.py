@@ -1,0 +1,456 @@
+#!/usr/bin/python
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One slot of an app on one host: build, start, prove, stop, remember."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: slot
+short_description: Build, start, prove, stop and remember one slot of an app
+version_added: 0.1.0
+author: Contributors to the Sluice project
+description:
+  - One call does one whole safe step on an app host that runs its processes with PM2.
+  - The slot's processes carry the app, the service and the slot in their name, run from an absolute release folder on the slot's own ports,
+    and are deleted and started, never reloaded (a reload of a broken version takes every worker down and still exits 0).
+  - What PM2 calls online proves nothing, so a start ends only when every service answered its health probe several times in a row with the right version
+    (catalogue M-019, M-020, M-077).
+attributes:
+  check_mode:
+    description: Reports what would be done and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows what each slot holds before and after.
+    support: full
+options:
+  state:
+    description:
+      - V(read) tells what each slot holds.
+      - V(prepared) fetches O(commit) of O(source) and builds it; nothing is started.
+      - V(started) starts O(commit) in O(slot) and waits until it is healthy and passes O(smoke).
+      - V(rehearsed) starts what O(slot) holds once more on the rehearsal ports against the database O(database), sends O(smoke), and stops it again.
+      - V(stopped) ends the slot's processes and forgets them.
+      - V(saved) makes the running processes of O(slot) the ones that come back after a reboot, and prunes old release folders.
+      - V(absent) is V(stopped), and removes the release folder of O(commit) unless a slot holds it.
+    type: str
+    choices: [read, prepared, started, rehearsed, stopped, saved, absent]
+    default: read
+  app:
+    description: Name of the app.
+    type: str
+    required: true
+  directory:
+    description: Folder of the app on this host; holds C(releases/), C(slots/) and C(logs/).
+    type: path
+    required: true
+  slot:
+    description: Which slot. Required for all but O(state=read) and O(state=prepared).
+    type: str
+    choices: [blue, green]
+  services:
+    description: The app's services, each with C(name), C(entry), C(ports) (C(blue), C(green), C(rehearsal)), C(instances), C(mode) and C(health_path).
+    type: list
+    elements: dict
+    required: true
+  version:
+    description: Version as people call it, e.g. V(v1.0.0). The health probe must report it.
+    type: str
+  commit:
+    description: Commit that is built and started, 40 hex digits.
+    type: str
+  release:
+    description: Id of the release, given to the processes as E(SLUICE_RELEASE).
+    type: str
+    default: ''
+  source:
+    description: Git repository that O(commit) is fetched from.
+    type: str
+  build:
+    description: Commands that build a fetched version, each a list of words, run in the release folder.
+    type: list
+    elements: list
+    default: []
+  build_env:
+    description: Environment of the build. No secrets; they belong in O(env_file).
+    type: dict
+    default: {}
+  env_file:
+    description: File with the environment of the processes, in dotenv form.
+    type: path
+  env_var:
+    description: Variable of O(env_file) with the database URL.
+    type: str
+    default: DATABASE_URL
+  database:
+    description: Name of the database that O(state=rehearsed) runs against instead of the real one.
+    type: str
+  smoke:
+    description: Requests and what their answers must look like; those with C(writes) are sent only by O(state=rehearsed).
+    type: list
+    elements: dict
+    default: []
+  version_key:
+    description: Dotted path of the version in the health answer; empty to not assert it.
+    type: str
+    default: version
+  deadline:
+    description: Seconds within which all services must be healthy.
+    type: float
+    default: 60
+  passes:
+    description: Good answers in a row that make a service healthy.
+    type: int
+    default: 3
+  pm2_command:
+    description: How PM2 is called, as a list of words.
+    type: list
+    elements: str
+    default: [pm2]
+  pm2_home:
+    description: E(PM2_HOME) of the daemon. Default is C(.pm2) below O(directory).
+    type: path
+  path:
+    description: Folder put before PATH for PM2 and the build, so that C(node) is the one meant.
+    type: str
+    default: ''
+  good:
+    description: Commits of promoted releases, the newest first; used by O(state=saved).
+    type: list
+    elements: str
+    default: []
+  keep:
+    description: How many good releases stay beside those that a slot holds.
+    type: int
+    default: 3
+  fence:
+    description: Fencing number of the lease. A number lower than one seen before is refused.
+    type: int
+"""
+
+EXAMPLES = r"""
+- name: Start the idle slot
+  sluice.deploy.slot:
+    state: started
+    app: wallet
+    directory: /srv/wallet
+    slot: green
+    version: v1.0.0
+    commit: 0f3c1a2b4d5e6f708192a3b4c5d6e7f8091a2b3c
+    env_file: /etc/wallet/production.env
+    services:
+      - {name: web, entry: server.js, instances: 2, ports: {blue: 3001, green: 3002, rehearsal: 3003}}
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, in words.
+  returned: always
+  type: list
+  elements: str
+gates:
+  description: Gates that were judged, each with name, verdict, sentence, value, limit.
+  returned: always
+  type: list
+  elements: dict
+slots:
+  description: What each slot holds after the call, by slot, with C(version), C(commit), C(folder) and C(online) (processes that run).
+  returned: always
+  type: dict
+milliseconds:
+  description: Time the step took on the host.
+  returned: always
+  type: int
+"""
+
+import json
+import os
+import time
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import http, release_dir
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+
+
+class Host:
+    """What the states share: the app's shape, its folders and its PM2 daemon on this host."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.app: str = params["app"]
+        self.directory: str = params["directory"]
+        self.slot: str = params["slot"] or ""
+        self.services = [slots.service_from(service) for service in params["services"]]
+        self.pm2 = Pm2(params["pm2_command"], params["pm2_home"] or os.path.join(self.directory, ".pm2"), params["path"])
+        self.smoke = [probe_from(probe, "app_smoke") for probe in params["smoke"]]
+        self.actions: list[str] = []
+        self.gates: list[Gate] = []
+
+    def names(self, slot: str) -> list[str]:
+        return [slots.process_name(self.app, service.name, slot) for service in self.services]
+
+    def held(self) -> dict[str, dict[str, Any]]:
+        """Return what each slot holds and how many of its processes run."""
+        running = self.pm2.processes()
+        return {
+            slot: {
+                **release_dir.record(self.directory, slot),
+                "online": sum(1 for process in running if process.name in self.names(slot) and process.status == "online"),
+                "wanted": sum(service.instances for service in self.services),
+            }
+            for slot in slots.SLOTS
+        }
+
+    def environment(self) -> dict[str, str]:
+        path = self.params["env_file"]
+        text = read_text(path)
+        if text is None:
+            raise SluiceError(f"The environment file {path} is not there.", "Set app_env_file to the file with the app's variables, mode 0600.")
+        return dotenv.parse(text)
+
+    def targets(self, slot: str, version: str) -> dict[str, tuple[str, Probe]]:
+        asserted = {self.params["version_key"]: version} if self.params["version_key"] else {}
+        return {
+            service.name: (f"http://127.0.0.1:{service.ports[slot]}", Probe("health", service.health_path).expecting(**asserted)) for service in self.services
+        }
+
+    def launch(self, slot: str, folder: str, version: str, env: dict[str, str], services: list[slots.Service]) -> None:
+        """Start the services of a slot afresh and wait until they are healthy; end them again when they are not."""
+        logs = os.path.join(self.directory, "logs")
+        make_folder(logs)
+        make_folder(os.path.join(self.directory, "slots"))
+        path = release_dir.ecosystem_path(self.directory, slot)
+        names = self.names(slot)
+        marks = {name: size(os.path.join(logs, f"{name}.err.log")) for name in names}
+        self.pm2.delete([name for name in names if name in {process.name for process in self.pm2.processes()}])
+        write_atomic(path, json.dumps(slots.ecosystem(self.app, slot, services, folder, env, logs, self.params["release"])), 0o600)
+        wanted = sum(service.instances for service in services)
+
+        def dead() -> str:
+            mine = [process for process in self.pm2.processes() if process.name in names]
+            broken = next((process for process in mine if process.status == "errored" or process.restarts > 2), None)
+            return f"{broken.name} ended with exit code {broken.exit_code} after {broken.restarts} restarts" if broken else ""
+
+        try:
+            self.pm2.start(path)
+            http.wait_healthy(
+                self.targets(slot, version), passes=self.params["passes"], deadline=self.params["deadline"], interval=0.1, timeout=2.0, given_up=dead
+            )
+            mine = [process for process in self.pm2.processes() if process.name in names]
+            online = sum(1 for process in mine if process.status == "online")
+            if online != wanted or any(process.restarts for process in mine):
+                raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {sum(process.restarts for process in mine)} restarts.")
+        except SluiceError as error:
+            said = "\n".join(filter(None, (tail(os.path.join(logs, f"{name}.err.log"), start=marks[name]) for name in names)))
+            exits = sorted({process.exit_code for process in self.pm2.processes() if process.name in names and process.exit_code})
+            self.pm2.delete(names)
+            code = f" Exit code {exits[0]}." if exits else ""
+            heard = f" It last said:\n{said}" if said else " It said nothing on stderr."
+            raise SluiceError(
+                f"{version} did not become healthy in {slot}: {error.message}{code}{heard}",
+                "Nothing was switched; the processes were ended.",
+                log=said,
+                exit_codes=exits,
+            ) from error
+
+    def send_smoke(self, slot: str, writes: bool) -> None:
+        probes = [probe for probe in self.smoke if writes or not probe.writes]
+        base = f"http://127.0.0.1:{self.services[0].ports[slot]}"
+        wrong = http.smoke(base, probes, timeout=5.0)
+        if wrong:
+            raise SluiceError(f"{len(wrong)} of {len(probes)} smoke requests failed on {base}: {'; '.join(wrong)}.", wrong=wrong)
+        self.gates.append(Gate("smoke", PASS, f"{len(probes)} smoke requests to {slot} answered as they should", value=len(probes), limit=len(probes)))
+
+
+def prepared(host: Host, check: bool) -> bool:
+    params = host.params
+    folder = slots.release_folder(host.directory, params["version"], params["commit"])
+    if release_dir.is_built(folder):
+        host.actions.append(f"{folder} is built already")
+        return False
+    if not check:
+        env = {str(key): str(value) for key, value in params["build_env"].items()}
+        env["PATH"] = os.pathsep.join(filter(None, (params["path"], os.environ.get("PATH", os.defpath))))
+        release_dir.build(params["source"], params["version"], params["commit"], folder, os.path.join(host.directory, "repository.git"), params["build"], env)
+    host.actions.append(f"built {params['version']} ({params['commit'][:12]}) in {folder}")
+    return True
+
+
+def started(host: Host, check: bool) -> bool:
+    params = host.params
+    folder = slots.release_folder(host.directory, params["version"], params["commit"])
+    env = host.environment()
+    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16]}
+    before = host.held()[host.slot]
+    same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
+    if same and not http.smoke(
+        f"http://127.0.0.1:{host.services[0].ports[host.slot]}", [host.targets(host.slot, params["version"])[host.services[0].name][1]], 2.0
+    ):
+        host.actions.append(f"{host.slot} runs {params['version']} already and is healthy")
+        host.gates.append(Gate("health", PASS, f"{params['version']} was healthy in {host.slot} already"))
+        return False
+    host.actions.append(f"started {params['version']} in {host.slot}")
+    if check:
+        return True
+    if not release_dir.is_built(folder):
+        raise SluiceError(f"{folder} is not built.", "Run the slot's prepared state first.")
+    begun = time.monotonic()
+    host.launch(host.slot, folder, params["version"], env, host.services)
+    count = sum(service.instances for service in host.services)
+    host.gates.append(
+        Gate(
+            "health",
+            PASS,
+            f"{params['version']} healthy in {host.slot}: {count} processes, {params['passes']} good answers in a row, after {time.monotonic() - begun:.1f} s",
+        )
+    )
+    try:
+        host.send_smoke(host.slot, writes=False)
+    except SluiceError:
+        host.pm2.delete(host.names(host.slot))
+        raise
+    release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"]})
+    return True
+
+
+def rehearsed(host: Host, check: bool) -> bool:
+    live = release_dir.record(host.directory, host.slot)
+    if not live:
+        raise SluiceError(f"{host.slot} holds no version that could be rehearsed.", "Start the live version with the collection once.")
+    if check:
+        return False
+    env = host.environment()
+    env[host.params["env_var"]] = pgurl.with_database(env[host.params["env_var"]], host.params["database"])
+    single = [slots.Service(service.name, service.entry, service.ports, 1, service.mode, service.health_path) for service in host.services]
+    try:
+        host.launch(slots.REHEARSAL, live["folder"], live["version"], env, single)
+        host.send_smoke(slots.REHEARSAL, writes=True)
+    except SluiceError as error:
+        raise SluiceError(
+            f"The live version {live['version']} does not work on the migrated copy: {error.message}",
+            "A rollback would break it, so nothing real was migrated. Split the migration: add first, remove in a later release.",
+            **error.facts,
+        ) from error
+    finally:
+        host.pm2.delete(host.names(slots.REHEARSAL))
+        release_dir.forget(host.directory, slots.REHEARSAL)
+    host.gates[-1:] = [
+        Gate("compatibility", PASS, f"{live['version']} works on the migrated copy: healthy, {len(host.smoke)} smoke requests good, writes included")
+    ]
+    return False
+
+
+def stopped(host: Host, check: bool) -> bool:
+    running = {process.name for process in host.pm2.processes()}
+    names = [name for name in host.names(host.slot) if name in running]
+    known = bool(release_dir.record(host.directory, host.slot))
+    if not check:
+        host.pm2.delete(names)
+        release_dir.forget(host.directory, host.slot)
+    if names or known:
+        host.actions.append(f"stopped {host.slot}")
+    return bool(names or known)
+
+
+def absent(host: Host, check: bool) -> bool:
+    changed = stopped(host, check)
+    folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
+    if os.path.isdir(folder) and folder not in {release_dir.record(host.directory, slot).get("folder") for slot in slots.SLOTS}:
+        if not check:
+            release_dir.remove(folder)
+        host.actions.append(f"removed {folder}")
+        return True
+    return changed
+
+
+def saved(host: Host, check: bool) -> bool:
+    held = {slot: release_dir.record(host.directory, slot).get("folder", "") for slot in slots.SLOTS}
+    folders = release_dir.folders(host.directory)
+    good = [folder for commit in host.params["good"] for folder in folders if folder.endswith(f"-{commit[:12]}")]
+    old = slots.prunable(folders, good, list(held.values()), host.params["keep"])
+    save = not set(host.names(host.slot)) <= host.pm2.saved_names()
+    if not check:
+        for folder in old:
+            release_dir.remove(folder)
+        if save:
+            host.pm2.save()
+    host.actions += [f"removed {folder}" for folder in old] + ([f"{host.slot} comes back after a reboot"] if save else [])
+    return bool(old or save)
+
+
+STATES = {"prepared": prepared, "started": started, "rehearsed": rehearsed, "stopped": stopped, "absent": absent, "saved": saved}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["read", *STATES], "default": "read"},
+            "app": {"type": "str", "required": True},
+            "directory": {"type": "path", "required": True},
+            "slot": {"type": "str", "choices": list(slots.SLOTS)},
+            "services": {"type": "list", "elements": "dict", "required": True},
+            "version": {"type": "str"},
+            "commit": {"type": "str"},
+            "release": {"type": "str", "default": ""},
+            "source": {"type": "str"},
+            "build": {"type": "list", "elements": "list", "default": []},
+            "build_env": {"type": "dict", "default": {}},
+            "env_file": {"type": "path"},
+            "env_var": {"type": "str", "default": "DATABASE_URL"},
+            "database": {"type": "str"},
+            "smoke": {"type": "list", "elements": "dict", "default": []},
+            "version_key": {"type": "str", "default": "version", "no_log": False},
+            "deadline": {"type": "float", "default": 60},
+            "passes": {"type": "int", "default": 3},
+            "pm2_command": {"type": "list", "elements": "str", "default": ["pm2"]},
+            "pm2_home": {"type": "path"},
+            "path": {"type": "str", "default": ""},
+            "good": {"type": "list", "elements": "str", "default": []},
+            "keep": {"type": "int", "default": 3},
+            "fence": {"type": "int"},
+        },
+        required_if=[
+            ("state", "prepared", ["version", "commit", "source"]),
+            ("state", "started", ["slot", "version", "commit", "env_file"]),
+            ("state", "rehearsed", ["slot", "env_file", "database"]),
+            ("state", "stopped", ["slot"]),
+            ("state", "saved", ["slot"]),
+            ("state", "absent", ["slot", "version", "commit"]),
+        ],
+        supports_check_mode=True,
+    )
+    begun = time.monotonic()
+    try:
+        host = Host(module.params)
+        state = module.params["state"]
+        before = host.held() if module._diff else {}
+        if state != "read" and module.params["fence"] is not None and not module.check_mode:
+            make_folder(host.directory)
+            claim(host.directory, module.params["fence"])
+        changed = STATES[state](host, module.check_mode) if state in STATES else False
+        after = host.held()
+    except SluiceError as error:
+        module.fail_json(msg=str(error), **error.details())
+    result = {
+        "changed": changed,
+        "actions": host.actions,
+        "gates": [gate.as_dict() for gate in host.gates],
+        "slots": after,
+        "milliseconds": int((time.monotonic() - begun) * 1000),
+    }
+    if module._diff:
+        result["diff"] = {"before": json.dumps(before, indent=2, sort_keys=True) + "\n", "after": json.dumps(after, indent=2, sort_keys=True) + "\n"}
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each Molecule scenario on systemd hosts in Docker: made once, used by all, taken away at the end."""
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from ansible_collections.sluice.deploy.tests.harness.checkout import CACHE, CHECKOUT, alone, cannot_run, run
+
+SCENARIOS = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml") if path.parent.name != "default")
+ENVIRONMENT = {
+    "MOLECULE_GLOB": "molecule/*/molecule.yml",
+    "MOLECULE_EPHEMERAL_DIRECTORY": str(CACHE / "molecule" / "state"),
+    "ANSIBLE_HOME": str(CACHE / "molecule" / "ansible"),
+    "ANSIBLE_SSH_CONTROL_PATH_DIR": f"/tmp/sluice-ssh-{os.getuid()}",  # below the checkout, the socket's name can grow too long for the kernel
+    "NO_COLOR": "1",
+}
+
+
+def _molecule(*arguments: str, deadline: float = 900) -> str:
+    return run(["molecule", *arguments], deadline=deadline, **ENVIRONMENT)
+
+
+def _prepare(script: str) -> str:
+    """Run one of the harness's scripts; where it cannot do its work, the machine cannot run this part."""
+    done = subprocess.run([str(CHECKOUT / "tests/harness" / script)], check=False, capture_output=True, text=True, timeout=1200)
+    if done.returncode:
+        cannot_run(f"molecule: {done.stderr.strip() or f'{script} exited {done.returncode}'}")
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[None]:
+    """The hosts of the scenario "default", made anew, whatever an earlier run left."""
+    with alone("molecule"):
+        _prepare("engine.sh")
+        image = _prepare("image.sh")
+        ENVIRONMENT["SLUICE_TEST_IMAGE"] = image
+        _molecule("reset", "-s", "default")
+        _molecule("destroy", "-s", "default")
+        _molecule("create", "-s", "default")
+        yield
+        _molecule("destroy", "-s", "default")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("hosts")
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(scenario: str) -> None:
+    _molecule("test", "-s", scenario, "--destroy", "never")
