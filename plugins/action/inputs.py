@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible import context
+from ansible.errors import AnsibleUndefinedVariable
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
@@ -33,7 +34,7 @@ class ActionModule(ActionBase):
         given = set(load_extra_vars(self._loader)) if context.CLIARGS.get("extra_vars") else set()
         named = {name for name in variables if name.startswith(prefixes)}
         problems = inputs.unknown(given, named, specs)
-        values = {name: self._templar.template(variables[name]) for name in named & set(specs) if variables[name] is not None}
+        values = self._values(variables, named & set(specs))
         problems += inputs.wrong(values, specs)
         problems += [
             f"{name} is not set. {specs[name]['description'][0] if isinstance(specs[name]['description'], list) else specs[name]['description']}"
@@ -49,3 +50,15 @@ class ActionModule(ActionBase):
                 "msg": "\n".join(["The input is not right; nothing was changed.", *(f"  - {problem}" for problem in problems)]),
             }
         return {**result, "changed": False, "checked": len(values)}
+
+    def _values(self, variables: dict[str, Any], names: set[str]) -> dict[str, Any]:
+        """Return what can be known of the variables now; what the run itself finds out later is not the operator's input."""
+        values = {}
+        for name in names:
+            try:
+                value = self._templar.template(variables[name])
+            except AnsibleUndefinedVariable:
+                continue
+            if value is not None:
+                values[name] = value
+        return values

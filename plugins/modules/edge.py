@@ -61,7 +61,7 @@ options:
     type: str
     default: 127.0.0.1:8099
   log:
-    description: Access log of the app, one JSON object a line. Default is C(/var/log/nginx/sluice-<app>.log).
+    description: Access log of the app, one JSON object a line. Default is C(/var/log/nginx/sluice_<app>.log).
     type: path
   split_key:
     description:
@@ -205,7 +205,9 @@ log:
   type: str
   returned: where something is rendered
 changed_at:
-  description: Time at which the change was proven, in seconds since 1970; null when nothing was changed.
+  description:
+    - Time from which on the state was certain, in seconds since 1970; a request that came later has met it.
+    - Without a change it is the time of the look.
   type: float
   returned: always
 milliseconds:
@@ -219,7 +221,6 @@ import time
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import fence, nginx
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -243,9 +244,17 @@ def sites(params: dict[str, Any]) -> tuple[Site, Optional[Site]]:
     named = Site(check_app(params["app"]), check_path("directory", params["directory"]), {}, params["control"])
     if params["slots"] is None:
         return named, None
-    return named, check_site(Site(
-        named.app, named.directory, params["slots"], named.control, params["log"] or "", params["split_key"], params["cookie_secure"],
-    ))
+    return named, check_site(
+        Site(
+            named.app,
+            named.directory,
+            params["slots"],
+            named.control,
+            params["log"] or "",
+            params["split_key"],
+            params["cookie_secure"],
+        )
+    )
 
 
 def shown(state: Optional[State], generation: int) -> Optional[dict[str, Any]]:
@@ -315,9 +324,14 @@ def converge(params: dict[str, Any], dry: bool) -> tuple[dict[str, Any], list[st
     def result(reading: Reading, todo: Optional[Plan], gates: list[dict[str, Any]], left: str, seen: dict[str, Any]) -> dict[str, Any]:
         changed = todo is not None and todo.changed
         return {
-            **seen, "changed": changed, "gates": gates, "actions": [*(todo.actions if todo else ()), *([left] if left else [])],
-            "after": shown(todo.state, todo.generation) if todo else seen["before"], "diff": dict(todo.diff) if todo else {"before": "", "after": ""},
-            "changed_at": time.time() if changed and not dry else None, "milliseconds": round((time.monotonic() - started) * 1000, 3),
+            **seen,
+            "changed": changed,
+            "gates": gates,
+            "actions": [*(todo.actions if todo else ()), *([left] if left else [])],
+            "after": shown(todo.state, todo.generation) if todo else seen["before"],
+            "diff": dict(todo.diff) if todo else {"before": "", "after": ""},
+            "changed_at": time.time(),
+            "milliseconds": round((time.monotonic() - started) * 1000, 3),
         }
 
     def planned(reading: Reading) -> Plan:
@@ -363,10 +377,13 @@ def main() -> None:
         argument_spec={
             "app": {"type": "str", "required": True},
             "directory": {"type": "path", "default": "/etc/nginx/sluice"},
-            "slots": {"type": "dict", "options": {
-                "blue": {"type": "list", "elements": "str", "required": True},
-                "green": {"type": "list", "elements": "str", "required": True},
-            }},
+            "slots": {
+                "type": "dict",
+                "options": {
+                    "blue": {"type": "list", "elements": "str", "required": True},
+                    "green": {"type": "list", "elements": "str", "required": True},
+                },
+            },
             "live": {"type": "str", "choices": ["blue", "green"]},
             "percent": {"type": "int"},
             "control": {"type": "str", "default": "127.0.0.1:8099"},

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
@@ -31,19 +32,24 @@ def cannot_run(reason: str) -> NoReturn:
 def files() -> list[Path]:
     """Return the project's files, relative to the checkout: what git tracks or would track, as far as it is there."""
     listed = subprocess.run(
-        ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"], check=True, capture_output=True, text=True, timeout=60
+        ["git", "-c", f"safe.directory={CHECKOUT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT, check=True, capture_output=True, text=True, timeout=60,
     ).stdout
     return sorted({Path(name) for name in listed.split("\0") if name and (CHECKOUT / name).is_file()})
 
 
-def copy_to(target: Path) -> Path:
-    """Copy the project's files to a fresh collection tree below ``target``: ansible-test accepts no symlink for it."""
+def copy_to(target: Path, *, without: Collection[str] = ()) -> Path:
+    """Copy the project's files to a fresh collection tree below ``target``, leaving out the top-level names in ``without``."""
     tree = target / COLLECTION
     shutil.rmtree(tree, ignore_errors=True)
-    for name in files():
+    for name in (name for name in files() if name.parts[0] not in without):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(CHECKOUT / name, tree / name, follow_symlinks=False)
     return tree
+
+
+# What pip and ansible-test say of their own preparations: nobody looks for it in a failure.
+_CHATTER = re.compile(r"\s*(Collecting|Downloading|Using cached|Looking in|Processing|Installing|Successfully|Requirement already|Cached|━)|WARNING: Location")
 
 
 def run(argv: Sequence[str | Path], *, cwd: Path = CHECKOUT, deadline: float = 600, **env: str) -> str:
@@ -59,6 +65,7 @@ def run(argv: Sequence[str | Path], *, cwd: Path = CHECKOUT, deadline: float = 6
             process.terminate()
             output, _none = process.communicate()
             pytest.fail(f"{' '.join(command)}\nwas ended after {deadline:.0f} s:\n{output}", pytrace=False)
+    output = "\n".join(line for line in output.splitlines() if not _CHATTER.match(line))
     if process.returncode:
         pytest.fail(f"{' '.join(command)}\nexited {process.returncode}:\n{output}", pytrace=False)
     return output

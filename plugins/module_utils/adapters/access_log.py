@@ -4,14 +4,14 @@
 """The edge's access log on disk: a window of it in blocks of whole lines, and what was added since, across a rotation.
 
 The log is in the order in which requests ended, so the start of a window is found by bisection, whatever the size of the file.
-It must be written unbuffered (no ``buffer=`` or ``flush=`` at ``access_log``), or a watch sees it late.
+It must be written unbuffered (no ``buffer=`` or ``flush=`` at ``access_log``), or a watch sees it late, and be rotated by renaming.
 """
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Optional
 
@@ -40,10 +40,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far a log is read: in the file that has its name, and in the one that had it before."""
+    """How far a log is read: in the file that has its name, and in the one that had it before (``LOG.1``)."""
 
     current: Mark
-    rotated: Optional[Mark]
+    rotated: Mark
 
 
 def window(path: str, since: float, until: float) -> Iterator[bytes]:
@@ -53,14 +53,10 @@ def window(path: str, since: float, until: float) -> Iterator[bytes]:
 
     :raises SluiceError: the log is missing or cannot be read, or the window begins in a part that is no longer at hand.
     """
-    with _open_log(path) as stream:
-        rotated = _open(f"{path}.1")
-        if rotated is not None:
-            with rotated:
-                yield from _blocks(rotated, _line_at(rotated, since), _line_at(rotated, until))
-        else:
-            _refuse_gap(path, stream, since)
-        yield from _blocks(stream, _line_at(stream, since), _line_at(stream, until))
+    with _open_log(path) as stream, _open_rotated(path) as rotated:
+        _refuse_gap(path, [rotated, stream], since)
+        for part in (rotated, stream):
+            yield from _blocks(part, _line_at(part, since), _line_at(part, until))
 
 
 def start(path: str, since: float) -> Cursor:
@@ -68,45 +64,34 @@ def start(path: str, since: float) -> Cursor:
 
     :raises SluiceError: as for ``window``.
     """
-    with _open_log(path) as stream:
-        rotated = _open(f"{path}.1")
-        if rotated is None:
-            _refuse_gap(path, stream, since)
-            return Cursor(_mark(stream, _line_at(stream, since)), None)
-        with rotated:
-            return Cursor(_mark(stream, _line_at(stream, since)), _mark(rotated, _line_at(rotated, since)))
+    with _open_log(path) as stream, _open_rotated(path) as rotated:
+        _refuse_gap(path, [rotated, stream], since)
+        return Cursor(_mark(stream, _line_at(stream, since)), _mark(rotated, _line_at(rotated, since)))
 
 
-def advance(path: str, cursor: Cursor) -> tuple[list[bytes], Cursor]:
-    """Return the whole lines that were added since, in blocks, and the cursor behind them.
+def advance(path: str, cursor: Cursor, take: Callable[[bytes], None]) -> Cursor:
+    """Hand over the whole lines that were added since, in blocks, and return the cursor behind them.
 
     After a rotation nginx goes on writing to the renamed file until it is told to reopen its logs, so that one is read on as well.
 
     :raises SluiceError: the log is gone, or cannot be read any more.
     """
-    blocks: list[bytes] = []
-    with _open_log(path) as stream:
-        rotated, older = _open(f"{path}.1"), None
-        if rotated is not None:
-            with rotated:
-                older = _reached(rotated, cursor, cursor.current.is_in(stream))
-                if older is not None:
-                    end = _whole(rotated)
-                    blocks += _blocks(rotated, older.offset, end)
-                    older = _mark(rotated, max(end, older.offset))
+    with _open_log(path) as stream, _open_rotated(path) as rotated:
+        renamed = cursor.current.is_in(rotated) and not cursor.current.is_in(stream)
+        older = _mark(rotated, _whole(rotated))
+        if renamed or cursor.rotated.is_in(rotated):
+            begin = cursor.current.offset if renamed else cursor.rotated.offset
+            _give(rotated, begin, older.offset, take)
         end = _whole(stream)
-        begin = cursor.current.offset if cursor.current.is_in(stream) and cursor.current.offset <= end else 0
-        blocks += _blocks(stream, begin, end)
-        return blocks, Cursor(_mark(stream, end), older)
+        # A file that is shorter than what was read of it was emptied in place.
+        known = cursor.current.is_in(stream) and cursor.current.offset <= end
+        _give(stream, cursor.current.offset if known else 0, end, take)
+        return Cursor(_mark(stream, end), older)
 
 
-def _reached(rotated: BinaryIO, cursor: Cursor, same_log: bool) -> Optional[Mark]:
-    """Return how far the rotated sibling was read; None when it holds nothing of the window."""
-    if not same_log and cursor.current.is_in(rotated):
-        return cursor.current
-    if cursor.rotated is not None and cursor.rotated.is_in(rotated):
-        return cursor.rotated
-    return None
+def _give(stream: BinaryIO, begin: int, end: int, take: Callable[[bytes], None]) -> None:
+    for block in _blocks(stream, begin, end):
+        take(block)
 
 
 def _open_log(path: str) -> BinaryIO:
@@ -126,6 +111,11 @@ def _open_log(path: str) -> BinaryIO:
         time.sleep(0.05)
 
 
+def _open_rotated(path: str) -> BinaryIO:
+    """Open the file that had the log's name before; an empty one when there is none."""
+    return _open(f"{path}.1") or open(os.devnull, "rb")
+
+
 def _open(path: str) -> Optional[BinaryIO]:
     try:
         return open(path, "rb")
@@ -139,20 +129,25 @@ def _open(path: str) -> Optional[BinaryIO]:
         ) from error
 
 
-def _refuse_gap(path: str, stream: BinaryIO, since: float) -> None:
+def _refuse_gap(path: str, parts: Iterable[BinaryIO], since: float) -> None:
     """Refuse a window whose beginning was rotated away to a name that is not read; a part must not pass for the whole."""
-    stream.seek(0)
-    first = _moment(stream.readline())
-    if first is not None and first <= since:
+    if any(_begins_before(part, since) for part in parts):
         return
     folder, name = os.path.split(os.path.abspath(path))
     for entry in os.scandir(folder):
-        if entry.name.startswith(name) and _OLDER.fullmatch(entry.name[len(name):]) and entry.stat().st_mtime >= since:
+        older = entry.name.startswith(name) and entry.name != f"{name}.1" and _OLDER.fullmatch(entry.name[len(name):])
+        if older and entry.stat().st_mtime >= since:
             raise SluiceError(
                 f"The window begins in {entry.path}, which was rotated away and is not read, so nobody can tell how the slots answered.",
                 f"Let log rotation keep the last file uncompressed under the name {name}.1 (delaycompress, no dateext), or begin the window later.",
                 path=path, rotated=entry.path,
             )
+
+
+def _begins_before(stream: BinaryIO, moment: float) -> bool:
+    stream.seek(0)
+    first = _moment(stream.readline())
+    return first is not None and first <= moment
 
 
 def _mark(stream: BinaryIO, offset: int) -> Mark:

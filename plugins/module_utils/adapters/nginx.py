@@ -3,11 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """nginx and the folder generated for an app: test, reload, ask on new connections, install files, set the traffic link.
 
-    <folder>/config   -> .config-<generation>/   http.conf and server.conf, exchanged together by one rename
-    <folder>/traffic  -> .traffic/<live>-<idle>-<percent>/   empty files, prepared completely before the rename
-    <folder>/.pending  -> .config-<generation>   the configuration to go back to while a change is under way; renamed over
-                          ``config`` it takes the change back, even on a full disk
+<folder>/config   -> .config-<generation>/   http.conf and server.conf, exchanged together by one rename
+<folder>/traffic  -> .traffic/<live>-<idle>-<percent>/   empty files, prepared completely before the rename
+<folder>/.pending  -> .config-<generation>   the configuration to go back to while a change is under way; renamed over
+                      ``config`` it takes the change back, even on a full disk
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -22,8 +23,10 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import link_atomic, link_target, make_folder, read_text, sync_directory, write_atomic
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.http import ask as knock
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import Result, run
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe
 from ansible_collections.sluice.deploy.plugins.module_utils.core.traffic import (
     SLOTS,
     Reading,
@@ -46,6 +49,7 @@ _TEMPORARY = re.compile(r"\.(config|traffic|fence)\.\d+\.tmp")
 
 
 # The program
+
 
 @dataclass(frozen=True)
 class Tested:
@@ -122,6 +126,7 @@ def reload(command: Sequence[str], timeout: float) -> None:
 
 # The control listener
 
+
 def ask(site: Site, path: str, timeout: float = 2.0) -> Optional[str]:
     """Return what the app's control listener answers on a new connection, None when it does not answer."""
     host, _dummy, port = site.control.rpartition(":")
@@ -161,7 +166,8 @@ def wait_only_new(site: Site, wanted: int, timeout: float, quiet: float = QUIET)
             raise SluiceError(
                 f"nginx took the reload without a complaint, but {answer} on {site.control} after {timeout:g} s instead of generation {wanted}.",
                 "nginx's error log says why: often a port in use, or a limit_req_zone whose key was changed under its old name.",
-                served=seen, wanted=wanted,
+                served=seen,
+                wanted=wanted,
             )
         time.sleep(0.005)
 
@@ -190,7 +196,7 @@ def wrong_buckets(site: Site, live: str, buckets: dict[int, str]) -> tuple[str, 
 def silence(address: str, path: str, timeout: float) -> str:
     """Return why an app's host does not answer, empty when it does: it takes connections and, with a path, says 2xx."""
     if path:
-        answer = http.ask(f"http://{address}", Probe(name="", path=path), timeout)
+        answer = knock(f"http://{address}", Probe(name="", path=path), timeout)
         return answer.error or ("" if 200 <= answer.status < 300 else f"GET {path} says {answer.status}")
     host, _dummy, port = address.rpartition(":")
     try:
@@ -201,6 +207,7 @@ def silence(address: str, path: str, timeout: float) -> str:
 
 
 # The app's folder
+
 
 def read(site: Site) -> Reading:
     """Read what is on the edge for an app; changes nothing.
@@ -401,7 +408,7 @@ def _prepare(path: str, names: frozenset[str]) -> None:
 
 def _configs(folder: str) -> list[tuple[int, str]]:
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted((int(name[len(".config-"):]), name) for name in names if re.fullmatch(r"\.config-\d+", name))
+    return sorted((int(name[len(".config-") :]), name) for name in names if re.fullmatch(r"\.config-\d+", name))
 
 
 def _remove(path: str) -> None:

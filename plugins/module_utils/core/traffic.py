@@ -86,7 +86,7 @@ class Site:
     @property
     def log_path(self) -> str:
         """The access log of the app's requests."""
-        return self.log or f"/var/log/nginx/sluice-{self.app}.log"
+        return self.log or f"/var/log/nginx/sluice_{self.app}.log"
 
     @property
     def word(self) -> str:
@@ -257,7 +257,7 @@ def hand_edit(rendering: Rendering) -> str:
     lines = rendering.http.splitlines(True)
     if header is None or not lines[1].startswith(MARKER):
         return "the header comment of http.conf cannot be read\n"
-    meta = {key: value for key, value in json.loads(lines[1][len(MARKER):]).items() if key != "sha256"}
+    meta = {key: value for key, value in json.loads(lines[1][len(MARKER) :]).items() if key != "sha256"}
     if header.sha256 == _digest(meta, "".join(lines[:1] + lines[2:]), rendering.server):
         return ""
     return _unified(render(header.site, header.generation, header.live), rendering) or "the header comment of http.conf was changed\n"
@@ -482,9 +482,7 @@ def gaining(before: Optional[State], after: State) -> tuple[str, ...]:
     has = after.shares()
     becomes_live = before is not None and before.live != after.live
     return tuple(
-        slot
-        for slot in SLOTS
-        if has[slot] and ((becomes_live and slot == after.live) or (has[slot] > had[slot] and (had[slot] == 0 or slot == after.idle)))
+        slot for slot in SLOTS if has[slot] and ((becomes_live and slot == after.live) or (has[slot] > had[slot] and (had[slot] == 0 or slot == after.idle)))
     )
 
 
