@@ -91,12 +91,13 @@ class ActionModule(ActionBase):
             return self._said(args, gate.verdict, gate.sentence, [gate], 0.0)
         samples = [Sample.from_dict(result["sample"]) for result in looks.values()]
         elapsed = min((float(look["until"]) - float(switches[host]["changed_at"]) for host, look in looks.items()), default=0.0)
-        limits = judge.Limits(**args["limits"])
+        limits = judge.Limits.of(args["limits"])
         sample = merge(samples)
-        alarm = judge.alarm(sample, args["canary"], args["live"], limits)
+        live = args["live"] if args["live"] != args["canary"] else None
+        alarm = judge.alarm(sample, args["canary"], live, limits)
         if alarm is not None:
             return self._said(args, alarm.verdict, alarm.sentence, [alarm], elapsed, sample)
-        judgement = judge.judge(sample, args["canary"], args["live"], limits, final=elapsed >= step.max)
+        judgement = judge.judge(sample, args["canary"], live, limits, final=elapsed >= step.max)
         return self._said(args, judgement.verdict, judgement.sentence, list(judgement.gates), elapsed, sample)
 
     @staticmethod

@@ -97,7 +97,7 @@ class ActionModule(ActionBase):
     def _begin(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Open a phase: write the intent, unless the release has stopped or the phase is done already."""
         before = variables["__release"]
-        known = {**_GOING, **{key: before[key] for key in ("release", "fence", *_GOING) if key in before}}
+        known = {**_GOING, **{key: before[key] for key in ("release", "releases", "fence", *_GOING) if key in before}}
         if known["stop"]:
             return {"changed": False, "open": False, **known}
         phase = states.BY_NAME[args["phase"]]
@@ -123,6 +123,12 @@ class ActionModule(ActionBase):
 
     def _end(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Close a phase: join the results of every host, decide once, write the outcome."""
+        if not variables["__release"]["open"]:
+            # A task that is skipped would put its skipped result in the place of what is known.
+            return {
+                "changed": False,
+                **{key: variables["__release"][key] for key in ("release", "releases", "fence", "open", *_GOING) if key in variables["__release"]},
+            }
         outcome, results = self._gathered(args, variables)
         reason = outcome.reason or ("" if results or not args["collect"] else f"no host answered in phase {args['phase']}")
         kept = {key: result[key] for key in args["keep"] for result in results.values() if key in result}
@@ -141,7 +147,9 @@ class ActionModule(ActionBase):
         said["planned_hold"] = outcome.hold and any(result.get("planned") for result in results.values())
         if self._task.check_mode:
             known = variables["__release"].get("release", {})
-            planned = {"manifest": args["manifest"], "live": args["manifest"]["live"], "idle": args["manifest"]["idle"]} if args["manifest"] and not reason else {}
+            planned = (
+                {"manifest": args["manifest"], "live": args["manifest"]["live"], "idle": args["manifest"]["idle"]} if args["manifest"] and not reason else {}
+            )
             return {"changed": False, "release": {**known, **planned}, "fence": variables["__release"].get("fence", 0), **said}
         return {**self._ask("record", {**args, "events": events}, variables), **said}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.sluice.deploy.tests.harness.checkout import CHECKOUT, copy_to, files, run
+from ansible_collections.sluice.deploy.tests.harness.checkout import CHECKOUT, files, run
 
 SHIPPED = {"changelogs", "docs", "meta", "playbooks", "plugins", "roles"}
 SHIPPED_FILES = {"CHANGELOG.md", "CHANGELOG.rst", "CONTRIBUTING.md", "COPYING", "README.md", "requirements.txt"}
@@ -25,9 +25,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def archive(bare: Path) -> Path:
-    """Build the archive as a maintainer would, from a copy of the project's files."""
-    tree = copy_to(bare / "tree")
-    run(["ansible-galaxy", "collection", "build", tree, "--output-path", bare / "out"], cwd=bare, ANSIBLE_CONFIG=str(bare / "ansible.cfg"))
+    """Build the archive as a maintainer would, from the checkout with all that lies about in it."""
+    run(["ansible-galaxy", "collection", "build", CHECKOUT, "--output-path", bare / "out"], cwd=bare, ANSIBLE_CONFIG=str(bare / "ansible.cfg"))
     version = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text(encoding="utf-8"))["version"]
     return bare / "out" / f"sluice-deploy-{version}.tar.gz"
 

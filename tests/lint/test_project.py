@@ -33,7 +33,7 @@ def test_no_file_names_this_machine_or_a_registry(what: str) -> None:
     assert found == [], f"{what} has no place in the project"
 
 
-@pytest.mark.parametrize("name", [name for name in files() if name.suffix == ".py"], ids=str)
+@pytest.mark.parametrize("name", [name for name in files() if name.suffix == ".py" and _text(name).strip()], ids=str)
 def test_python_files_begin_alike(name: Path) -> None:
     head = _text(name)[:2000]
     assert "# SPDX-License-Identifier: GPL-3.0-or-later" in head
@@ -43,8 +43,9 @@ def test_python_files_begin_alike(name: Path) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_is_tested(module: str) -> None:
-    pattern = re.compile(rf"modules(?:\.|/| import ){module}\b|sluice\.deploy\.{module}\b")
-    assert any(pattern.search(_text(name)) for name in files() if name.parts[0] in ("tests", "molecule")), f"no file under tests/ or molecule/ runs {module}"
+    named = re.compile(rf"modules(?:\.|/| import ){module}\b|sluice\.deploy\.{module}\b")
+    tests = [name for name in files() if name.parts[0] in ("tests", "molecule")]
+    assert any(name.name == f"test_{module}.py" or named.search(_text(name)) for name in tests), f"no file under tests/ or molecule/ runs {module}"
 
 
 def test_whole_action_group() -> None:

@@ -52,17 +52,20 @@ class Bench:
         return run(command, cwd=self.tree, deadline=1200, HOME=str(self.home), PATH=path, ANSIBLE_CONFIG=str(self.home / "ansible.cfg"))
 
 
-def _interpreter(core: Core) -> tuple[str, Path]:
+def _interpreter(core: Core) -> tuple[str, Path] | None:
     for version in core.pythons:
         ask = ["bash", "-c", f". bin/setup.sh && sluice_python {version}"]
         found = subprocess.run(ask, cwd=CHECKOUT, check=False, capture_output=True, text=True, timeout=60)
         if found.returncode == 0:
             return version, Path(found.stdout.strip())
-    cannot_run(f"sanity with ansible-core {core.version}: no Python {' or '.join(core.pythons)} that can make a venv")
+    return None
 
 
 def _bench(core: Core) -> Bench:
-    version, interpreter = _interpreter(core)
+    python = _interpreter(core)
+    if python is None:
+        cannot_run(f"ansible-test with ansible-core {core.version}: no Python {' or '.join(core.pythons)} that can make a venv")
+    version, interpreter = python
     place = CACHE / "ansible-test" / core.version
     home, venv = place / "home", place / "venv"
     stamp = venv / f"ready-{core.release}-{version}"

@@ -476,7 +476,7 @@ def wanted_state(before: Optional[State], live: Optional[str], percent: Optional
 def gaining(before: Optional[State], after: State) -> tuple[str, ...]:
     """Return the slots that must prove that they answer: one that had nothing, one that becomes live, a canary that grows.
 
-    The live slot that takes back a part of what it had is not asked: giving a canary less is always allowed.
+    A live slot that serves, and takes back a part of the rest, is not asked: giving a canary less is always allowed.
     """
     had = before.shares() if before else dict.fromkeys(SLOTS, 0)
     has = after.shares()
