@@ -13,10 +13,11 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, steps
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
+from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import utc
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import INCONCLUSIVE, PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import INCONCLUSIVE, PASS, Gate, stops
 
 
 class ActionModule(ActionBase):
@@ -29,7 +30,7 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         _validation, args = self.validate_argument_spec(
             argument_spec={
-                "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "way_back"], "required": True},
+                "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "way_back", "fleet"], "required": True},
                 "edges": {"type": "str", "default": "__edge_result"},
                 "slots": {"type": "str", "default": "__slot_result"},
                 "samples": {"type": "str", "default": "__canary_sample"},
@@ -40,7 +41,7 @@ class ActionModule(ActionBase):
                 "limits": {"type": "dict", "default": {}},
                 "canary": {"type": "str", "default": ""},
                 "live": {"type": "str", "default": ""},
-                "percent": {"type": "int", "default": 0},
+                "percent": {"type": "int"},
                 "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
                 "reason": {"type": "str", "default": ""},
             }
@@ -127,30 +128,67 @@ class ActionModule(ActionBase):
         }
 
     def _by_hand(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Refuse a share set by hand that has no release to belong to, or skips a step."""
+        """Refuse a share set by hand that has no release to belong to, or skips a step; tell which share it is and whether it must be judged."""
         release = args["release"]
-        if not release or "start" not in release.get("done", {}) or "promote" in release.get("done", {}):
+        if not release or "start" not in release["done"] or "promote" in release["done"]:
             raise SluiceError("There is no canary to move: no release is between its start and its promotion.", "Begin one with release.yml.")
-        steps.check_by_hand([steps.step_from(step) for step in args["steps"]], int(release["share"]), args["percent"], args["reason"])
-        return {"changed": False, "increase": args["percent"] > int(release["share"]), "share": int(release["share"])}
+        ladder, share = [steps.step_from(step) for step in args["steps"]], int(release["share"])
+        following = steps.next_step(ladder, share)
+        wanted = args["percent"] if args["percent"] is not None else following.percent if following else 100
+        steps.check_by_hand(ladder, share, wanted, args["reason"])
+        return {"changed": False, "percent": wanted, "share": share, "judged": wanted > share > 0}
+
+    def _share(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Let an increase by hand pass only where the judge passes the share that is there, or a person gives a reason."""
+        looks, release = self._results(variables, args["samples"]), args["release"]
+        sample = merge([Sample.from_dict(result["sample"]) for result in looks.values()])
+        judgement = judge.judge(sample, release["idle"], release["live"], judge.Limits.of(args["limits"]), final=True)
+        gates = [gate.as_dict() for gate in judgement.gates]
+        if stops(judgement.verdict) and not args["reason"]:
+            remedy = "Wait for more requests, or give -e canary_force_reason='...'; a decrease is always allowed."
+            raise SluiceError(f"The share stays at {release['share']} %: {judgement.sentence}", remedy, gates=gates)
+        return {"changed": False, "gates": gates, "verdict": judgement.verdict}
 
     def _way_back(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Find what the app can go back to, from the ledger, the edges and what the slots hold."""
-        ground = self._ground(args, variables)
-        hosts = {host: result["slots"] for host, result in self._results(variables, args["slots"]).items() if "slots" in result}
-        occupants = {slot: next(iter({str(held[slot].get("version", "")) for held in hosts.values()}), "") for slot in ("blue", "green")} if hosts else {}
+        """Find what the app can go back to, from what the ledger remembers; the edge asks the slot itself before it sends traffic there."""
         known = set(Release.__dataclass_fields__)
-        found = candidates(
-            [Release(**{key: value for key, value in release.items() if key in known}) for release in args["releases"]], ground["live"], occupants
-        )
-        chosen = next((candidate for candidate in found if candidate.possible), None)
+        found = candidates([Release(**{key: value for key, value in release.items() if key in known}) for release in args["releases"]])
         told = [
-            f"{candidate.version or 'unknown'} in {candidate.slot}: {'possible' if candidate.possible else 'not possible'}, {candidate.why}"
-            for candidate in found
+            f"{found_one.version or 'unknown'} in {found_one.slot}: {'possible' if found_one.possible else 'not possible'}, {found_one.why}"
+            for found_one in found
         ]
+        chosen = next((candidate for candidate in found if candidate.possible), None)
         if chosen is None:
             raise SluiceError(
-                "There is nothing to roll back to. " + ("; ".join(told) or "The ledger knows no release.") + ".",
-                "Release the good version again with release.yml.",
+                f"There is nothing to roll back to. {'; '.join(told) or 'The ledger knows no release that was live'}.",
+                "To leave the live version, release a good one with release.yml.",
             )
-        return {"changed": False, "target": chosen.as_dict(), "candidates": [candidate.as_dict() for candidate in found], "say": told, "live": ground["live"]}
+        event = "rollback" if chosen.slot else "refuse"
+        return {"changed": False, "target": chosen.as_dict(), "event": event, "candidates": [candidate.as_dict() for candidate in found], "say": told}
+
+    def _fleet(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Say in lines what every edge and slot does now."""
+        edges = {host: result.get("after") or {} for host, result in self._results(variables, args["edges"]).items()}
+        lines = [f"edge {host}: {_traffic(state)}" if state else f"edge {host}: no state yet" for host, state in edges.items()]
+        if len({(state.get("live"), state.get("percent")) for state in edges.values()}) > 1:
+            lines.append("The edges do NOT agree.")
+        for host, result in self._results(variables, args["slots"]).items():
+            lines += [
+                f"app host {host}: {slot} holds {held.get('version') or 'nothing'}, {held['online']} of {held['wanted']} processes online"
+                for slot, held in result.get("slots", {}).items()
+            ]
+        release, lease = args["release"], variables["__release"]["lease"]
+        gone = ", which is gone" if lease.get("alive") is False else ""
+        lines.append(
+            f"lease: held by {lease['owner']} (process {lease['pid']}{gone}) for {lease['reason']} since {utc(lease['since'])}" if lease else "lease: free"
+        )
+        at = f"{release['id']}, {release['state']}, last phase {release['begun'] or 'claim'}, share {release['share']} %" if release else "none"
+        lines.append(f"open release: {at}")
+        lines += [f"past release: {past['id']} {past['state'].replace('_', ' ')}" for past in args["releases"][-5:] if past["id"] != release.get("id")]
+        lines.append(f"ledger: {variables['__release']['lines']} records, the chain is whole")
+        return {"changed": False, "say": lines, "edges": edges}
+
+
+def _traffic(state: dict[str, Any]) -> str:
+    shares = ", ".join(f"{slot} {share} %" for slot, share in sorted(state["shares"].items()))
+    return f"{state['live']} live, shares {shares}, generation {state['generation']}"

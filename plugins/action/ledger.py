@@ -163,9 +163,9 @@ class ActionModule(ActionBase):
         if undo.reason:
             args["event"], say = "", [f"What was begun could not be taken back: {undo.reason}", "The release stays open. Mend that, then run rollback.yml."]
         else:
-            args["event"], say = args["event"] or self._last_event(before), []
+            args["event"], say = self._last_event(before) if args["event"] == "outcome" else args["event"], []
         reply = self._ask("close", {**args, "data": {**data, **args["data"]}}, variables)
-        if args["report"] and reply["release"]:
+        if args["report"] and args["release_id"] and reply["release"]:
             report = account(reply["release"], reply["records"])
             path = os.path.join(os.path.expanduser(args["report"]), f"{report['release_id']}.json")
             make_folder(os.path.dirname(path), 0o700)

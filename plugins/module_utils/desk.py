@@ -66,7 +66,7 @@ class Desk:
     def _claim(self, request: Mapping[str, Any]) -> dict[str, Any]:
         held, records = self.store.lease(), self.store.records()
         release_id, version = request.get("release_id", ""), request.get("version", "")
-        known = self._known(ledger.fold(records), release_id, version) if version else None
+        known, cut = self._known(ledger.fold(records), release_id, version) if version else (None, None)
         name = known.id if known else release_id or f"{version}-{datetime.fromtimestamp(self.now, timezone.utc):%Y%m%dT%H%M%SZ}"
         reason = f"{request['reason']} {name}" if version else request["reason"]
         wanted = leases.Lease(self.run["owner"], self.run["pid"], self.run["started"], reason, 0, self.now, self.now + request["ttl"])
@@ -74,6 +74,10 @@ class Desk:
         drafts = []
         if grant.note:
             drafts.append(self._draft("takeover", "", data={"note": grant.note}, fence=grant.lease.fence))
+        if cut:
+            drafts.append(
+                self._draft("refuse", cut.id, data={"reason": "it was cut before it touched anything, and another release has begun"}, fence=grant.lease.fence)
+            )
         if version:
             drafts.append(self._draft("claim", name, data={"version": version, "resumed": known is not None}, fence=grant.lease.fence))
         if request.get("check"):
@@ -81,17 +85,20 @@ class Desk:
         self.store.write_lease(grant.lease)
         return self._reply(self.store.append(*drafts) if drafts else records, name if version else "", grant.note, True)
 
-    def _known(self, releases: list[ledger.Release], release_id: str, version: str) -> ledger.Release | None:
+    def _known(self, releases: list[ledger.Release], release_id: str, version: str) -> tuple[ledger.Release | None, ledger.Release | None]:
+        """Return the release to go on with, if it is one, and a cut one that the new release ends."""
         same = next((release for release in releases if release.id == release_id), None)
         if same and not same.is_open:
             raise SluiceError(f"The release {same.id} has ended: it was {same.state.replace('_', ' ')}.", "Leave release_id out to begin a new release.")
         if same and same.version != version:
             raise SluiceError(f"The release {same.id} is of {same.version}, not of {version}.", f"Go on with -e release_version={same.version}.")
         pending = ledger.unfinished(releases)
+        if pending and not same and ledger.untouched(pending):
+            return None, pending
         if pending and not same:
             hint = f"Go on with -e release_version={pending.version} -e release_id={pending.id}, or take it back with rollback.yml."
             raise SluiceError(f"The release {pending.id} has not ended (it is {pending.state}, last phase {pending.begun or 'claim'}).", hint)
-        return same
+        return same, None
 
     def _mine(self) -> leases.Lease:
         held = self.store.lease()
@@ -117,7 +124,9 @@ class Desk:
         held = self._mine()
         records = self.store.records()
         if request.get("event"):
-            release = next(release for release in ledger.fold(records) if release.id == request["release_id"])
+            release = next((release for release in ledger.fold(records) if release.id == request["release_id"]), None)
+            if release is None:
+                raise SluiceError(f"The ledger knows no release {request['release_id']!r}.", "Look with status.yml which ones there are.")
             states.move(release.state, request["event"])
             records = self.store.append(self._draft(request["event"], request["release_id"], data=request.get("data"), fence=held.fence))
         self.store.free_lease()

@@ -97,7 +97,7 @@ options:
     elements: dict
     default: []
   event:
-    description: Last event of the release, with O(state=close).
+    description: Last event of the release, with O(state=close); V(outcome) takes the one that follows from what stopped it.
     type: str
     default: ''
   data:

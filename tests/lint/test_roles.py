@@ -27,7 +27,8 @@ def test_defaults_equal_the_argument_specification(role: Path) -> None:
     assert undescribed == [], f"{role.name}: in defaults/main.yml, not in meta/argument_specs.yml"
     # An option without a default is null in defaults, or not there: it is required, or its absence means something.
     described = {name: option["default"] for name, option in options.items() if option.get("default") is not None}
-    assert described == {name: value for name, value in defaults.items() if value is not None}, f"{role.name}: the defaults of meta/argument_specs.yml differ from defaults/main.yml"
+    given = {name: value for name, value in defaults.items() if value is not None}
+    assert described == given, f"{role.name}: the defaults of meta/argument_specs.yml differ from defaults/main.yml"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)

@@ -83,25 +83,27 @@ class World:
     # Bringing it up --------------------------------------------------------------
 
     def up(self) -> None:
-        """Make the folders, start PostgreSQL, fill it, and put v0.9.9 live on blue behind nginx."""
-        for name in ("tmp", "nginx/logs", "edge", "app", "backups", "ledger", "pm2"):
+        """Make what is missing: folders, PostgreSQL with its rows, v0.9.9 live on blue through PM2, nginx in front."""
+        for name in ("tmp", "nginx/logs", "nginx/tmp", "edge", "app", "backups", "ledger", "pm2"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         (self.folder / "backups").chmod(0o700)
         self._install_pm2()
         self._write_facts()
-        self.say("PostgreSQL")
-        self._start_postgres()
-        self.say("versions of the wallet app")
-        history = [sys.executable, str(CHECKOUT / "tests/apps/wallet/history.py"), self.facts["repository"]]
-        self._run(history)
-        self.say("nginx")
         self._write_nginx()
-        self.say("v0.9.9 as the first live version")
-        # The database is filled after the first migration, and nginx started after the first rendering.
-        self._run(self.playbook("first", "-e", "release_version=v0.9.9", "-e", '{"app_smoke": [], "edge_nginx_running": "optional"}'), cwd=CHECKOUT)
-        self.psql((CHECKOUT / "tests/apps/wallet/seed.sql").read_text(encoding="utf-8"))
-        self._run(self.facts["nginx_command"])
-        self._await_port(self.facts["ports"]["public"], "nginx")
+        self._start_postgres()
+        self._run([sys.executable, str(CHECKOUT / "tests/apps/wallet/history.py"), self.facts["repository"]])
+        if not (self.folder / "edge/wallet/config").exists():
+            self.say("v0.9.9 as the first live version, on PM2")
+            # The database is filled after the first migration, and nginx started after the first rendering.
+            self._run(self.playbook("first", "-e", "release_version=v0.9.9", "-e", '{"app_smoke": [], "edge_nginx_running": "optional"}'), cwd=CHECKOUT)
+            self.psql((CHECKOUT / "tests/apps/wallet/seed.sql").read_text(encoding="utf-8"))
+        if not listening(self.facts["ports"]["blue"]) and not listening(self.facts["ports"]["green"]):
+            self.say("the saved processes, on PM2")
+            subprocess.run([*self.facts["pm2_command"], "resurrect"], env=self._pm2_env(), capture_output=True, timeout=60, check=False)
+        if not listening(self.facts["ports"]["public"]):
+            self.say(f"nginx as the edge, on {self.url}")
+            self._run(self.facts["nginx_command"])
+            self._await_port(self.facts["ports"]["public"], "nginx")
 
     def down(self) -> None:
         """End everything that was started here, each by its own pid."""
@@ -126,7 +128,20 @@ class World:
         """Run SQL as the app's user and return what it prints."""
         facts = self.facts
         env = {**self.env(), "PGPASSWORD": facts["password"]}
-        words = [f"{facts['postgres_clients']}/psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(facts["ports"]["postgres"]), "-U", "wallet", "-d", database]
+        words = [
+            f"{facts['postgres_clients']}/psql",
+            "-qAtX",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(facts["ports"]["postgres"]),
+            "-U",
+            "wallet",
+            "-d",
+            database,
+        ]
         return subprocess.run(words, input=sql, env=env, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
 
     def pm2(self) -> list[dict[str, Any]]:
@@ -198,23 +213,30 @@ class World:
             secret = self.folder / "tmp/initial"
             secret.touch(mode=0o600)
             secret.write_text(self.facts["password"], encoding="utf-8")
-            self._run([*_not_root(), f"{clients}/initdb", "-D", data, "-U", "wallet", "-A", "scram-sha-256", f"--pwfile={secret}", "-N", "-E", "UTF8", "--locale=C"])
+            self._run(
+                [*_not_root(), f"{clients}/initdb", "-D", data, "-U", "wallet", "-A", "scram-sha-256", f"--pwfile={secret}", "-N", "-E", "UTF8", "--locale=C"]
+            )
             secret.unlink()
-        if not (data / "postmaster.pid").exists():
-            log = open(self.folder / "postgres.log", "ab")
+        if not listening(port):
+            self.say("PostgreSQL")
+            (data / "postmaster.pid").unlink(missing_ok=True)
             settings = ("-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}", "-c", "max_connections=60")
-            subprocess.Popen([*_not_root(), f"{clients}/postgres", "-D", str(data), *settings], stdout=log, stderr=log, env=self.env(), start_new_session=True)
+            with open(self.folder / "postgres.log", "ab") as log:
+                words = [*_not_root(), f"{clients}/postgres", "-D", str(data), *settings]
+                subprocess.Popen(words, stdout=log, stderr=log, env=self.env(), start_new_session=True)
             self._await_port(port, "PostgreSQL")
         deadline = time.monotonic() + 30
-        while True:
-            try:
-                if not self.psql("SELECT 1 FROM pg_database WHERE datname = 'wallet'", "postgres"):
-                    self.psql("CREATE DATABASE wallet", "postgres")
-                return
-            except subprocess.CalledProcessError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+        while not self._database_there() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _database_there(self) -> bool:
+        """Make the app's database unless it is there; False while the server still starts."""
+        try:
+            if not self.psql("SELECT 1 FROM pg_database WHERE datname = 'wallet'", "postgres"):
+                self.psql("CREATE DATABASE wallet", "postgres")
+        except subprocess.CalledProcessError:
+            return False
+        return True
 
     def _write_nginx(self) -> None:
         # This stands for the site an operator already has; the two includes are all that it needs of us.
@@ -242,14 +264,12 @@ http {{
 """,
             encoding="utf-8",
         )
-        (self.folder / "nginx/tmp").mkdir(exist_ok=True)
 
     def _await_port(self, port: int, name: str) -> None:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
+            if listening(port):
+                return
             time.sleep(0.05)
         raise SystemExit(f"{name} did not listen on port {port} within 30 s; its log lies in {self.folder}")
 
@@ -265,6 +285,12 @@ http {{
             time.sleep(0.05)
         if os.path.exists(f"/proc/{pid}"):
             os.kill(pid, signal.SIGKILL)
+
+
+def listening(port: int) -> bool:
+    """Tell whether somebody takes connections on a local port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_ports(count: int) -> list[int]:

@@ -40,7 +40,6 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.traffic import 
 )
 
 QUIET = 0.150  # nginx keeps old workers for 100 ms after it started new ones; one new answer proves nothing
-KEPT_CONFIGS = 2
 _ANY = range(-64, 256)
 _BIND_FAILED = 97
 _NOTHING = "nothing"  # where .pending points when there was no configuration before
@@ -266,8 +265,9 @@ def install(site: Site, rendering: Rendering, number: int, before: Reading, comm
     except (SluiceError, OSError) as error:
         raise _restored(site, name, before, command, timeout, _plain(error)) from error
     os.unlink(f"{folder}/.pending")
-    for _dummy, stale in _configs(folder)[:-KEPT_CONFIGS]:
-        shutil.rmtree(f"{folder}/{stale}", ignore_errors=True)
+    for _dummy, stale in _configs(folder):
+        if stale not in (name, old):
+            shutil.rmtree(f"{folder}/{stale}", ignore_errors=True)
     return left
 
 
@@ -295,7 +295,10 @@ def set_traffic(site: Site, state: State) -> Optional[str]:
     make_folder(f"{folder}/.traffic")
     _prepare(f"{folder}/{target}", file_names(state))
     former = link_target(f"{folder}/traffic")
-    link_atomic(target, f"{folder}/traffic")
+    try:
+        link_atomic(target, f"{folder}/traffic")
+    except OSError as error:
+        raise SluiceError(f"The link {folder}/traffic could not be set: {error.strerror}. The share is as it was.", "Check free space and owner.") from error
     return former
 
 

@@ -22,8 +22,9 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate, worst
 
 # Normal quantiles of one-sided bounds. The hard bound is asked at every look, hence one far stricter than a single look needs.
-_Z_95, _Z_HARD, _Z_POWER = 1.645, 3.09, 1.282
-_RANK_ERROR = 0.01  # of each end of the interval of a p95
+_Z_95, _Z_99, _Z_HARD, _Z_POWER = 1.645, 2.326, 3.09, 1.282
+# Chance that the end of an interval of a p95 is wrong: one end against a fixed limit, and two ends against each other, which are seldom wrong together.
+_ONE_END, _TWO_ENDS = 0.01, 0.05
 _BOUND_RATIO = 1.5  # a difference that is certain but smaller than this is no reason to stop at once
 _MALFORMED_SHARE = 0.01  # with more lines than this unread, the rest is not a fair sample
 
@@ -124,11 +125,16 @@ def alarm(sample: Sample, canary: str, live: Optional[str], limits: Limits) -> O
     - *bound*: from ``min_samples`` requests and ``guard_errors`` errors on, even the lower 99.9 % bound of the error rate (Wilson) is above the limit
       and above 1.5 times live's rate.
     """
-    mine, other = sample.slot(canary), sample.slot(live)
+    mine, other = _sides(sample, canary, live)
     if mine.errors < limits.guard_errors:
         return None
     reason = _guard(mine, other, limits) or _sequential(mine, other, limits) or _bound(mine, other, limits)
     return _error_gate(FAIL, mine, other, limits, reason, "Take the traffic off the canary, then look at its log.") if reason else None
+
+
+def _sides(sample: Sample, canary: str, live: Optional[str]) -> tuple[SlotSample, SlotSample]:
+    """Return the canary's part and live's; after a promotion the canary is the live slot, and there is nothing to compare it with."""
+    return sample.slot(canary), SlotSample() if live == canary else sample.slot(live)
 
 
 def _guard(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
@@ -161,7 +167,7 @@ def _bound(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
     lower = _wilson(mine.errors, mine.requests, -_Z_HARD)
     if mine.requests < limits.min_samples or lower <= max(limits.error_rate, _BOUND_RATIO * _known_rate(other, limits)):
         return ""
-    return f"Chance aside, it is {_percent(lower)} or more."
+    return f"Chance aside, it is {_at_least_percent(lower)} or more."
 
 
 def _known_rate(other: SlotSample, limits: Limits) -> float:
@@ -179,14 +185,14 @@ def judge(sample: Sample, canary: str, live: Optional[str], limits: Limits, fina
 
     - at an interim look (``final`` false) with proof: the upper 95 % bound of the canary's difference to live (Newcombe) is within
       ``error_margin``; without live traffic, the upper bound of its rate is within ``error_rate``. Luck in one of many looks is then no pass.
-    - at the end of a step (``final`` true) with what ``min_samples`` can show: the difference is within ``error_margin``, or is not told from chance.
-      The sentence names the rate that cannot be ruled out.
+    - at the end of a step (``final`` true) with what ``min_samples`` can show: the difference is within ``error_margin``, or so small that it cannot
+      be told from chance (its lower 99 % bound is not above 0). The sentence names the rate that cannot be ruled out.
 
     It fails by ``alarm`` alone, so the number of looks does not matter. The p95 fails only if even the lower end of its interval is above the limit.
 
-    :param live: the slot to compare with; without requests there (the canary has all of the traffic) the absolute limits decide alone.
+    :param live: the slot to compare with. Without requests there, or where it is the canary itself (after a promotion), the absolute limits decide alone.
     """
-    mine, other = sample.slot(canary), sample.slot(live)
+    mine, other = _sides(sample, canary, live)
     gates = (_judge_sample(sample, mine, limits), _judge_errors(sample, canary, live, limits, final), _judge_p95(mine, other, limits))
     verdict = worst(gate.verdict for gate in gates)
     return Judgement(verdict, gates, " ".join(gate.sentence for gate in gates if gate.verdict == verdict))
@@ -211,7 +217,7 @@ def _judge_sample(sample: Sample, mine: SlotSample, limits: Limits) -> Gate:
 
 
 def _judge_errors(sample: Sample, canary: str, live: Optional[str], limits: Limits, final: bool) -> Gate:
-    mine, other = sample.slot(canary), sample.slot(live)
+    mine, other = _sides(sample, canary, live)
     stop = alarm(sample, canary, live, limits)
     if stop:
         return stop
@@ -228,15 +234,16 @@ def _judge_errors(sample: Sample, canary: str, live: Optional[str], limits: Limi
         return unsure("Above the limit, yet it may be chance.", "Give the step more time, or look at the canary's log.")
     upper = _wilson(mine.errors, mine.requests, _Z_95)
     if compare:
-        low, high = _difference(mine, other)
+        high = _difference(mine, other, _Z_95)[1]
         if not final and high > limits.error_margin:
-            return unsure(f"It may be up to {_points(high)} worse than live; the margin is {_points(limits.error_margin)}.")
-        if final and low > 0 and mine.error_rate - other.error_rate > limits.error_margin:
-            return unsure(f"Within the limit, yet more than {_points(limits.error_margin)} worse than live.", "Compare its errors with live's, then decide.")
+            return unsure(f"It may be {_at_most_percent(high)} of all requests worse than live; the margin is {_percent(limits.error_margin)}.")
+        if final and mine.error_rate - other.error_rate > limits.error_margin and _difference(mine, other, _Z_99)[0] > 0:
+            more = f"Within the limit, yet more than {_percent(limits.error_margin)} of all requests worse than live."
+            return unsure(more, "Compare its errors with live's, then decide.")
     elif not final and upper > limits.error_rate:
-        return unsure(f"Up to {_percent(upper)} cannot be ruled out yet.")
-    rest = f"More than {_percent(upper)} is ruled out." if upper <= limits.error_rate else f"Up to {_percent(upper)} cannot be ruled out with so few."
-    return _error_gate(PASS, mine, other, limits, rest)
+        return unsure(f"Up to {_at_most_percent(upper)} cannot be ruled out yet.")
+    seen, unseen = f"More than {_at_most_percent(upper)} is ruled out.", f"Up to {_at_most_percent(upper)} cannot be ruled out with so few."
+    return _error_gate(PASS, mine, other, limits, seen if upper <= limits.error_rate else unseen)
 
 
 def _error_gate(verdict: str, mine: SlotSample, other: SlotSample, limits: Limits, more: str, remedy: str = "") -> Gate:
@@ -265,12 +272,13 @@ def _judge_p95(mine: SlotSample, other: SlotSample, limits: Limits) -> Gate:
 
     if value is None or mine.requests < limits.min_samples:
         return gate(INCONCLUSIVE, f"{limits.min_samples:,} first attempts are needed.", _MORE_REQUESTS)
-    lower = _p95_bounds(mine.histogram)[0] or 0.0
+    alone, beside = (_p95_bounds(mine.histogram, error)[0] or 0.0 for error in (_ONE_END, _TWO_ENDS))
     # Live's p95 is an estimate as well, so its upper end counts here; with few requests that end is open, and the ratio cannot fail.
-    slower_than_live = lower > _ratio_limit(_p95_bounds(other.histogram)[1] if compare else None, limits)
+    slower_than_live = beside > _ratio_limit(_p95_bounds(other.histogram, _TWO_ENDS)[1] if compare else None, limits)
     live_unwell = live is not None and live > limits.p95_seconds
-    if slower_than_live or (lower > limits.p95_seconds and not live_unwell):
-        return gate(FAIL, f"Chance aside, it is {_seconds(lower)} or more.", "Take the traffic off the canary, then look what it waits for.")
+    if slower_than_live or (alone > limits.p95_seconds and not live_unwell):
+        least = beside if slower_than_live else alone
+        return gate(FAIL, f"Chance aside, it is {_seconds(least)} or more.", "Take the traffic off the canary, then look what it waits for.")
     if live_unwell:
         return gate(INCONCLUSIVE, _LIVE_UNWELL, _LOOK_AT_LIVE)
     if value > allowed:
@@ -309,7 +317,7 @@ def detectable_sentence(rate_per_second: float, share: float, seconds: float, li
     step = f"{_percent(share)} for {_duration(seconds)} at {rate_per_second:.3g} requests/s"
     if least is None:
         return f"{step} detects nothing: some {rate_per_second * share * seconds:,.0f} requests are too few."
-    return f"{step} detects an error rate of {_percent(least)} or more."
+    return f"{step} detects an error rate of {_at_most_percent(least)} or more."
 
 
 def _finds(rate: float, mine: float, other: float, base: float, limits: Limits) -> bool:
@@ -357,19 +365,19 @@ def _wilson(errors: int, requests: int, z: float) -> float:
     return min(1.0, max(0.0, bound))
 
 
-def _difference(mine: SlotSample, other: SlotSample) -> tuple[float, float]:
-    """Return the lower and upper 95 % bound of the canary's error rate less live's (Newcombe's hybrid score interval)."""
+def _difference(mine: SlotSample, other: SlotSample, z: float) -> tuple[float, float]:
+    """Return the lower and upper bound of the canary's error rate less live's (Newcombe's hybrid score interval)."""
     difference = mine.error_rate - other.error_rate
-    mine_low, mine_high = (_wilson(mine.errors, mine.requests, z) for z in (-_Z_95, _Z_95))
-    other_low, other_high = (_wilson(other.errors, other.requests, z) for z in (-_Z_95, _Z_95))
+    mine_low, mine_high = (_wilson(mine.errors, mine.requests, side) for side in (-z, z))
+    other_low, other_high = (_wilson(other.errors, other.requests, side) for side in (-z, z))
     down = math.hypot(mine.error_rate - mine_low, other_high - other.error_rate)
     up = math.hypot(mine_high - mine.error_rate, other.error_rate - other_low)
     return difference - down, difference + up
 
 
-def _p95_bounds(histogram: Mapping[int, int]) -> tuple[Optional[float], Optional[float]]:
-    """Return both ends of the 98 % interval of the p95 by binomial ranks, whatever the times' distribution; an end the sample does not reach is None."""
-    lower, upper = quantile_ranks(sum(histogram.values()), 0.95, _RANK_ERROR)
+def _p95_bounds(histogram: Mapping[int, int], error: float) -> tuple[Optional[float], Optional[float]]:
+    """Return both ends of the p95's interval by binomial ranks, whatever the times' distribution; an end the sample does not reach is None."""
+    lower, upper = quantile_ranks(sum(histogram.values()), 0.95, error)
     return value_at(histogram, lower), value_at(histogram, upper)
 
 
@@ -401,7 +409,10 @@ def _binomial(number: int, count: int, share: float) -> float:
 
 def _at_least(number: int, count: int, share: float) -> float:
     """Return the chance of ``number`` or more out of ``count``."""
-    first = max(0, int(count * share - 10 * math.sqrt(count * share * (1 - share)) - 10))
+    mean, variance = count * share, count * share * (1 - share)
+    if variance > 400:
+        return 0.5 * math.erfc((number - 0.5 - mean) / math.sqrt(2 * variance))
+    first = max(0, int(mean - 10 * math.sqrt(variance) - 10))
     return 1.0 - sum(_binomial(each, count, share) for each in range(first, min(number, count + 1)))
 
 
@@ -412,8 +423,22 @@ def _percent(share: float) -> str:
     return f"{_plain(100 * share)} %"
 
 
-def _points(share: float) -> str:
-    return f"{_plain(100 * share)} percentage points"
+def _at_most_percent(share: float) -> str:
+    """Return an upper bound: rounded up, so that the words claim no more than was proven."""
+    return _percent_by(math.ceil, share)
+
+
+def _at_least_percent(share: float) -> str:
+    """Return a lower bound, rounded down."""
+    return _percent_by(math.floor, share)
+
+
+def _percent_by(rounding: Callable[[float], int], share: float) -> str:
+    if share <= 0:
+        return "0 %"
+    digits = 1 - math.floor(math.log10(100 * share))
+    number = rounding(round(100 * share * 10.0**digits, 6)) / 10.0**digits
+    return f"{number:.{max(0, digits)}f} %" if number % 1 else f"{number:.0f} %"
 
 
 def _plain(value: float) -> str:

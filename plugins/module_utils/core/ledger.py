@@ -77,6 +77,7 @@ class Release:
     done: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reason: str = ""
     share: int = 0
+    share_at: float = 0.0
 
     @property
     def live(self) -> str:
@@ -110,6 +111,7 @@ class Release:
             "live": self.live,
             "idle": self.idle,
             "share": self.share,
+            "share_at": self.share_at,
         }
 
 
@@ -137,11 +139,16 @@ def _apply(release: Release, event: str, record: Mapping[str, Any], data: Mappin
     if event == "end":
         return replace(release, done={**release.done, str(record["phase"]): data})
     if event == "share":
-        return replace(release, share=int(data["percent"]))
+        return replace(release, share=int(data["percent"]), share_at=record["at"])
     if event in ("refuse", "fail", "hold", "promote", "rollback"):
         after = {"refuse": states.REFUSED, "fail": states.FAILED, "hold": states.HELD, "promote": states.PROMOTED, "rollback": states.ROLLED_BACK}[event]
         return replace(release, state=after, reason=str(data.get("reason", release.reason)))
     return release
+
+
+def untouched(release: Release) -> bool:
+    """Tell whether an open release was cut before it changed anything that serves or anything in the database."""
+    return release.is_open and states.BY_NAME[release.begun or "claim"].on_stop == states.REFUSED
 
 
 def unfinished(releases: Sequence[Release]) -> Optional[Release]:
@@ -164,38 +171,55 @@ class Candidate:
         return {"release": self.release, "version": self.version, "slot": self.slot, "possible": self.possible, "why": self.why}
 
 
-def candidates(releases: Sequence[Release], live_slot: str, occupants: Mapping[str, str]) -> list[Candidate]:
-    """List what the app could go back to, the best first.
+def was_live(release: Release) -> bool:
+    """Tell whether a release got as far as being the live slot."""
+    return release.state == states.PROMOTED or "promote" in release.done
 
-    :param live_slot: slot that gets the public traffic now.
-    :param occupants: version that each slot holds now, by slot.
-    """
+
+def occupants(releases: Sequence[Release]) -> dict[str, str]:
+    """Return which version each slot holds, as the ledger remembers it."""
+    held: dict[str, str] = {}
+    for release in releases:
+        if release.live:
+            held[release.live] = str(release.manifest.get("live_version", ""))
+        if "start" in release.done:
+            held[release.idle] = release.version
+        elif release.state == states.FAILED:
+            held.pop(release.idle, None)
+    return held
+
+
+def candidates(releases: Sequence[Release]) -> list[Candidate]:
+    """List what the app could go back to, the newest release first, each with why or why not."""
+    held = occupants(releases)
     found: list[Candidate] = []
+    newest = True
     for release in reversed(releases):
-        if release.state not in (states.PROMOTED, states.OPEN, states.HELD) or not release.live:
+        if release.is_open and not release.live:
+            found.append(Candidate(release.id, "", "", True, f"{release.version} was cut before it touched anything; it is only closed"))
+            continue
+        if not release.live or not (release.is_open or was_live(release)):
             continue
         back = str(release.manifest.get("live_version", ""))
-        if release.is_open:
-            why = "it serves the public now; the canary's share goes to 0"
-            found.append(
-                Candidate(
-                    release.id,
-                    back,
-                    release.live,
-                    occupants.get(release.live) == back,
-                    why if occupants.get(release.live) == back else _gone(back, release.live, occupants),
-                )
-            )
-        elif release.idle != live_slot:
-            found.append(Candidate(release.id, back, release.live, False, f"{release.version} is not live any more"))
-        elif occupants.get(release.live) != back:
-            found.append(Candidate(release.id, back, release.live, False, _gone(back, release.live, occupants)))
-        elif release.manifest.get("floor", ""):
-            found.append(Candidate(release.id, back, release.live, False, f"the migrations of {release.version} set the floor to {release.manifest['floor']}"))
-        else:
-            found.append(Candidate(release.id, back, release.live, True, f"it was live before {release.version} and is still in {release.live}"))
+        why = _against(release, back, held, newest)
+        newest = False
+        gone_well = (
+            f"it is live; the share of {release.version} goes to 0"
+            if not was_live(release)
+            else f"it was live before {release.version} and is kept in {release.live}"
+        )
+        found.append(Candidate(release.id, back, release.live, not why, why or gone_well))
     return found
 
 
-def _gone(version: str, slot: str, occupants: Mapping[str, str]) -> str:
-    return f"{slot} holds {occupants.get(slot) or 'nothing'}, not {version or 'a known version'}"
+def _against(release: Release, back: str, held: Mapping[str, str], newest: bool) -> str:
+    """Return why a release cannot be taken back; empty when it can."""
+    if release.state == states.ROLLED_BACK:
+        return f"{release.version} was taken back already"
+    if not newest:
+        return f"a release after {release.version} has been live since"
+    if held.get(release.live) != back:
+        return f"{release.live} holds {held.get(release.live) or 'nothing'} now"
+    if release.manifest.get("floor"):
+        return f"the migrations of {release.version} set the floor to {release.manifest['floor']}"
+    return ""

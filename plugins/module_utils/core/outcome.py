@@ -34,6 +34,8 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
     :param results: ``host: result``; a skipped result does not count, a host that is missing was not asked.
     """
     reasons: list[str] = []
+    # A result that says itself whether it stops has weighed its own gates.
+    judged = {host for host, result in results.items() if "stop" in result}
     actions: list[str] = []
     gates: list[dict[str, Any]] = []
     for host, result in results.items():
@@ -48,7 +50,9 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
         elif result.get("stop"):
             reasons.append(str(result["stop"]))
     reasons += [
-        f"{gate['host']}: {gate['name']}: {gate['sentence']}" + (f" {gate['remedy']}" if gate.get("remedy") else "") for gate in gates if stops(gate["verdict"])
+        f"{gate['host']}: {gate['name']}: {gate['sentence']}" + (f" {gate['remedy']}" if gate.get("remedy") else "")
+        for gate in gates
+        if stops(gate["verdict"]) and gate["host"] not in judged
     ]
     held = [bool(result.get("hold")) for result in results.values() if result.get("stop")]
     return Outcome("\n".join(reasons), bool(held) and len(held) == len(reasons) and all(held), actions, gates)

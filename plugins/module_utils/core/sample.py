@@ -19,6 +19,8 @@ from itertools import compress
 from operator import not_
 from typing import Any, Optional
 
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+
 IGNORED_PATHS = ("/api/health",)
 """Requests of health probes: they say nothing about visitors."""
 
@@ -34,6 +36,7 @@ _FIRST = re.compile(r", | : ")  # a retry, and an internal redirect; an address 
 # The inside of a JSON string; nginx (escape=json) writes a quotation mark in it as \", so nobody can forge a key.
 _PLAIN = rb'[^"\\\n]*'
 _TEXT = _PLAIN + rb"(?:\\." + _PLAIN + rb")*"
+_ADDRESS = re.compile(r"[^\s,]+:\d+|unix:[^\s,]+")
 _MOMENT = re.compile(rb'^\{"t":(\d+(?:\.\d+)?),', re.MULTILINE)
 
 
@@ -241,6 +244,25 @@ class Tally:
             error_clients=len(unhappy),
             histogram=dict(histogram),
         )
+
+
+def owners_of(slots: Mapping[str, Any]) -> dict[str, str]:
+    """Return which slot each upstream address belongs to.
+
+    :param slots: the addresses of each slot, ``host:port`` as nginx writes them into its log.
+    :raises SluiceError: an address belongs to two slots, or is none.
+    """
+    owners: dict[str, str] = {}
+    for slot, addresses in slots.items():
+        for address in addresses if isinstance(addresses, (list, tuple)) else [addresses]:
+            if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+                raise SluiceError(f"The slot {slot} has an address that is none: {address!r}.", "An address is host and port, such as 127.0.0.1:4102.")
+            if owners.setdefault(address, slot) != slot:
+                both = f"{owners[address]} and to {slot}"
+                raise SluiceError(f"{address} belongs to {both}, so its requests can be charged to neither.", "Give each slot ports of its own.")
+    if not owners:
+        raise SluiceError("No slot has an address, so no request can be charged to one.", "Give each slot its hosts, such as green: ['127.0.0.1:4102'].")
+    return owners
 
 
 def parse(block: bytes, owners: Mapping[str, str], ignore_paths: Sequence[str] = IGNORED_PATHS) -> Sample:

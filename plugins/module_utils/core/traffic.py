@@ -508,7 +508,7 @@ def plan(reading: Reading, site: Optional[Site], live: Optional[str], percent: O
     if site is not None:
         _refuse_hand_edit(reading, site, adopt)
         if header is None or render(site, header.generation, header.live) != reading.rendering:
-            generation = max(reading.highest, generation) + 1
+            generation = max(reading.highest, reading.served or 0, generation) + 1
             rendering = render(site, generation, after.live)
     drifted = reading.served != generation and (required or reading.served is not None)
     reload = site is not None and (rendering is not None or reading.cut or drifted)
@@ -546,7 +546,9 @@ def _actions(reading: Reading, before: Optional[State], after: State, generation
     said: list[str] = []
     header = reading.header
     if rendered:
-        said.append(f"configuration: generation {header.generation if header else 'none'} -> {generation}, tested and reloaded")
+        said.append(
+            f"configuration: generation {header.generation if header else 'none'} -> {generation}" + (", with a reload" if reading.served is not None else "")
+        )
     elif reload:
         said.append(f"reload: nginx answers with generation {reading.served if reading.served is not None else 'none'}, the files hold {generation}")
     if relink and before is not None and before.live != after.live:
