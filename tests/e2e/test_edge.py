@@ -125,14 +125,22 @@ class Edge:
             time.sleep(0.01)
         pytest.fail((self.folder / "error.log").read_text())
 
+    def master(self) -> int | None:
+        """Return the process id nginx wrote down; it removes the file when it ends."""
+        try:
+            return int((self.folder / "nginx.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
     def stop(self) -> None:
         """End nginx by its own process id, and wait for that."""
-        pid = self.folder / "nginx.pid"
-        if pid.exists() and pid.read_text().strip():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid.read_text()), signal.SIGTERM)
+        pid = self.master()
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 5
-        while pid.exists() and pid.read_text().strip() and time.monotonic() < deadline:
+        while self.master() is not None and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def begin(self, check: bool = False, **params: Any) -> subprocess.Popen[str]:

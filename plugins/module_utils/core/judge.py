@@ -438,7 +438,7 @@ def _percent_by(rounding: Callable[[float], int], share: float) -> str:
         return "0 %"
     digits = 1 - math.floor(math.log10(100 * share))
     number = rounding(round(100 * share * 10.0**digits, 6)) / 10.0**digits
-    return f"{number:.{max(0, digits)}f} %" if number % 1 else f"{number:.0f} %"
+    return f"{number:.{digits}f}".rstrip("0") + " %" if number % 1 else f"{number:.0f} %"
 
 
 def _plain(value: float) -> str:

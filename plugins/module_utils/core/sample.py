@@ -29,6 +29,7 @@ FLOOR_SECONDS = 0.001
 GROWTH = 1.05
 
 _CLIENT_CLOSED = 499
+_UPGRADED = 101
 _NO_ATTEMPT = ("", "-")
 _NO_KEY = frozenset((b"", b"-"))
 _FIRST = re.compile(r", | : ")  # a retry, and an internal redirect; an address has a ":" of its own, but never between spaces
@@ -51,7 +52,7 @@ class SlotSample:
     :param statuses: final status classes (``2xx``), aborted requests among them.
     :param clients: distinct visitors; exact on one edge, an upper bound over several.
     :param error_clients: distinct visitors who met an error; counted in the same way.
-    :param histogram: request times by bin, aborted requests among them: a request given up took at least that long.
+    :param histogram: request times by bin, aborted requests among them: a request given up took at least that long. WebSockets are left out.
     """
 
     requests: int = 0
@@ -132,7 +133,7 @@ class _Attempt:
     shielded: bool
     aborted: bool
     status_class: str
-    bin: int
+    bin: Optional[int]
 
 
 class Tally:
@@ -232,7 +233,8 @@ class Tally:
         histogram: Counter[int] = Counter()
         for attempt, count in own.items():
             statuses[attempt.status_class] += count
-            histogram[attempt.bin] += count
+            if attempt.bin is not None:
+                histogram[attempt.bin] += count
         unhappy = self._visitors[slot, True] - _NO_KEY
         return SlotSample(
             requests=sum(count for attempt, count in own.items() if not attempt.aborted),
@@ -315,7 +317,9 @@ def _read_attempt(text: bytes, owners: Mapping[str, str]) -> Optional[_Attempt]:
     refused = answer.isdigit() and int(answer) >= 500
     aborted = status == _CLIENT_CLOSED and not refused
     failed = refused or (not aborted and not answer.isdigit())
-    return _Attempt(slot, failed, failed and status < 500, aborted, f"{status // 100}xx", bin_of(float(seconds)))
+    # A WebSocket's line comes when it is closed, and its time is how long it was open.
+    number = None if status == _UPGRADED else bin_of(float(seconds))
+    return _Attempt(slot, failed, failed and status < 500, aborted, f"{status // 100}xx", number)
 
 
 def merge(samples: Iterable[Sample]) -> Sample:

@@ -117,6 +117,7 @@ def test_lines_of_another_format_are_counted(junk: bytes) -> None:
 
 @given(st.text(max_size=80), st.text(max_size=40))
 def test_a_visitor_cannot_write_the_log(u: str, v: str) -> None:
+    u = f"/x{u}"
     forged = f'{u}","st":500,"rt":9.9,"ua":"{BLUE}","us":"500'
     sample = of(line(u=forged, v=v), line(u=u, v=f'{v}"}}\n{{'))
     assert counts(sample.slot("green")) == (2, 0, 0, 0) and counts(sample.slot("blue")) == (0, 0, 0, 0) and sample.malformed == 0
@@ -137,6 +138,11 @@ def test_distinct_visitors_are_counted_once_over_blocks_and_those_without_a_key_
 def test_statuses_and_times_hold_every_judged_line() -> None:
     green = of(line(rt=0), line(st=404, us="404"), line(st=499, us="-", rt=3), line(st=200, ua=f"{GREEN}, {BLUE}", us="502, 200")).slot("green")
     assert green.statuses == {"2xx": 2, "4xx": 2} and sum(green.histogram.values()) == 4 and green.histogram[0] == 1
+
+
+def test_the_life_of_a_websocket_is_no_request_time() -> None:
+    green = of(line(st=101, us="101", rt=3600), line(rt=0.1)).slot("green")
+    assert (green.requests, green.statuses, sum(green.histogram.values())) == (2, {"1xx": 1, "2xx": 1}, 1)
 
 
 def test_the_window_is_that_of_the_lines() -> None:
