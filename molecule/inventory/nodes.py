@@ -40,9 +40,13 @@ def addresses() -> dict[str, str]:
 def inventory() -> dict[str, object]:
     """Return what Ansible asks of an inventory program."""
     known = addresses()
-    hosts = {node: {"ansible_host": known.get(container(node), node), "container": container(node)} for node in NODES}
     options = [f"UserKnownHostsFile={KEYS / 'known_hosts'}", "StrictHostKeyChecking=yes", f"IdentityFile={KEYS / 'id_ed25519'}", "IdentitiesOnly=yes"]
-    shared = {"ansible_user": "ops", "ansible_ssh_common_args": " ".join(f"-o {option}" for option in options), "container_network": NETWORK, "keys": str(KEYS)}
+    hosts = {}
+    for node in NODES:
+        # Docker may give a container another address when it starts again; its key is known by its name.
+        arguments = " ".join(f"-o {option}" for option in [*options, f"HostKeyAlias={node}"])
+        hosts[node] = {"ansible_host": known.get(container(node), node), "ansible_ssh_common_args": arguments, "container": container(node)}
+    shared = {"ansible_user": "ops", "container_network": NETWORK, "keys": str(KEYS)}
     return {"nodes": {"hosts": NODES, "vars": shared}, "_meta": {"hostvars": hosts}}
 
 

@@ -87,7 +87,7 @@ class ActionModule(ActionBase):
             return {"changed": False}
         reply = self._ask(args["state"], args, variables)
         if args["state"] == "claim":
-            say = [f"Lease {reply['fence']} taken" + (f"; {reply['note']}" if reply["note"] else "")]
+            say = [f"Lease {'would be' if args['check'] else reply['fence']} taken" + (f"; {reply['note']}" if reply["note"] else "")]
             if args["version"]:
                 resumed = ", which goes on" if reply["release"].get("done") else ""
                 say.insert(0, f"{args['app']} {args['version']} as {reply['release'].get('id', args['release_id'])}{resumed}")
@@ -105,6 +105,14 @@ class ActionModule(ActionBase):
         # The ground is proven anew by every run; what it costs is little, and a run that goes on needs its facts.
         if args["phase"] in known.get("release", {}).get("done", {}) and args["phase"] != "preflight":
             return {"changed": False, "open": False, "passed_over": True, **shown, **known}
+        if self._task.check_mode and phase.name in ("rehearse", "migrate"):
+            return {
+                "changed": False,
+                "open": False,
+                **shown,
+                **known,
+                "say": ["check mode: left out, it needs the built version and its backup; migrate.yml --check lists what is pending"],
+            }
         if self._task.check_mode:
             return {"changed": False, "open": True, **shown, **known}
         reply = self._ask("record", {**args, "events": [{"event": "begin", "phase": args["phase"]}]}, variables)
@@ -150,7 +158,8 @@ class ActionModule(ActionBase):
             planned = (
                 {"manifest": args["manifest"], "live": args["manifest"]["live"], "idle": args["manifest"]["idle"]} if args["manifest"] and not reason else {}
             )
-            return {"changed": False, "release": {**known, **planned}, "fence": variables["__release"].get("fence", 0), **said}
+            kept = {key: variables["__release"][key] for key in ("releases", "fence") if key in variables["__release"]}
+            return {"changed": False, "release": {**known, **planned}, **kept, **said}
         return {**self._ask("record", {**args, "events": events}, variables), **said}
 
     def _close(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

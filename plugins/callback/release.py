@@ -10,7 +10,7 @@ name: release
 type: stdout
 short_description: One line for each phase, action and gate of a release
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Prints what an operator of a release wants to see as it happens, each phase with its gates, their values and limits.
   - With C(-v) it is Ansible's default output.
@@ -27,7 +27,13 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
 
-_MARKS = {"pass": ("ok", C.COLOR_OK), "waived": ("waived", C.COLOR_WARN), "inconclusive": ("cannot tell", C.COLOR_WARN), "error": ("ERROR", C.COLOR_ERROR), "fail": ("FAIL", C.COLOR_ERROR)}
+_MARKS = {
+    "pass": ("ok", C.COLOR_OK),
+    "waived": ("waived", C.COLOR_WARN),
+    "inconclusive": ("cannot tell", C.COLOR_WARN),
+    "error": ("ERROR", C.COLOR_ERROR),
+    "fail": ("FAIL", C.COLOR_ERROR),
+}
 
 
 class CallbackModule(Default):

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: backup
 short_description: Back up a PostgreSQL database for a release, and prove that the archive can be read
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Dumps the database in parallel, in directory format, inside one exported snapshot in which every table is also counted.
   - Reads the whole archive back, notes size and SHA-256 of each file in a manifest, and only then gives the folder its name.

@@ -113,8 +113,7 @@ attributes:
   diff_mode:
     description: Shows the files and the effective shares before and after.
     support: full
-author:
-  - Sluice contributors (@sluice)
+author: Contributors to the Sluice project (!UNKNOWN)
 notes:
   - An C(add_header) of the included file stands at the level of C(server {}); nginx then drops headers added at the level of C(http {}) there.
     Put the site's own headers into C(server {}).

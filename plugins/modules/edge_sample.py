@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: edge_sample
 short_description: Count on an edge how each slot of an app answers
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Reads a window of the edge's access log and returns counts and a histogram of the request times for each slot.
     Only numbers leave the edge; no address, no path and no visitor's key does.

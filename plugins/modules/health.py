@@ -10,9 +10,10 @@ DOCUMENTATION = r"""
 module: health
 short_description: Wait until addresses answer as they should
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
-  - Asks each of O(urls) until it gave O(passes) good answers in a row, all within O(deadline). A redirect is no pass, nor is a version other than O(version)
+  - Asks each of O(urls) until it gave O(passes) good answers in a row, all within O(deadline).
+    A redirect is no pass, nor is a version other than O(version)
     (catalogue M-072, M-077).
   - When it gives up it says what it saw last.
   - After that each of O(smoke) is sent once to the first URL; a reading request is tried once more before it counts.
@@ -46,7 +47,8 @@ options:
     type: dict
     default: {}
   smoke:
-    description: Further requests, each with C(name), C(method), C(path), C(headers), C(body), C(status), C(contains), C(json), C(writes). Those that write are left out.
+    description: Further requests, each with C(name), C(method), C(path), C(headers), C(body), C(status), C(contains), C(json), C(writes).
+      Those that write are left out.
     type: list
     elements: dict
     default: []
@@ -88,7 +90,7 @@ seen:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import http
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import web
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
@@ -104,7 +106,7 @@ def main() -> None:
             "headers": {"type": "dict", "default": {}},
             "smoke": {"type": "list", "elements": "dict", "default": []},
             "deadline": {"type": "float", "default": 30},
-            "passes": {"type": "int", "default": 3},
+            "passes": {"type": "int", "default": 3, "no_log": False},
             "interval": {"type": "float", "default": 0.2},
             "timeout": {"type": "float", "default": 5},
         },
@@ -115,7 +117,7 @@ def main() -> None:
         probe = Probe("health", params["path"], headers=params["headers"]).expecting(**{params["version_key"]: params["version"]})
         probes = [probe for probe in (probe_from(data, "app_smoke") for data in params["smoke"]) if not probe.writes]
         targets = {url: (url, probe) for url in params["urls"]}
-        streaks = http.wait_healthy(targets, passes=params["passes"], deadline=params["deadline"], interval=params["interval"], timeout=params["timeout"])
+        streaks = web.wait_healthy(targets, passes=params["passes"], deadline=params["deadline"], interval=params["interval"], timeout=params["timeout"])
         asked = sum(streak.asked for streak in streaks.values())
         version = f" as {params['version']}" if params["version"] else ""
         gates = [
@@ -128,7 +130,7 @@ def main() -> None:
                 sample=asked,
             )
         ]
-        wrong = http.smoke(params["urls"][0], probes, params["timeout"])
+        wrong = web.smoke(params["urls"][0], probes, params["timeout"])
         if wrong:
             raise SluiceError(f"{len(wrong)} of {len(probes)} smoke requests failed on {params['urls'][0]}: {'; '.join(wrong)}.", wrong=wrong)
         if probes:

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: ledger
 short_description: Claim an app, record what is done to it, and give it back
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - The ledger is an append-only file of JSON lines, each sealed with the hash of the line before and written with fsync.
     The lease is the right to change an app; it has an owner, a reason, an expiry and a fencing number that only grows.
@@ -22,7 +22,7 @@ attributes:
     description: Nothing is claimed and nothing is written.
     support: full
   diff_mode:
-    description: Records are shown as they are written; there is no difference to show.
+    description: The ledger only grows; there is no difference to show.
     support: none
 options:
   state:
@@ -105,10 +105,10 @@ options:
     type: dict
     default: {}
   request:
-    description: Set by the action plugin.
+    description: What is asked of the ledger. Set by the action plugin alone.
     type: dict
   run:
-    description: Set by the action plugin.
+    description: Who asks. Set by the action plugin alone.
     type: dict
 """
 
@@ -123,26 +123,51 @@ EXAMPLES = r"""
 
 RETURN = r"""
 release:
-  description: The release asked for, or the one that has not ended.
-  returned: always
+  description: The release asked for, or the one that has not ended; empty when there is none.
+  returned: when O(state) is not V(renew) and the ledger was read or written
   type: dict
 releases:
   description: The last twenty releases, the oldest first.
-  returned: always
+  returned: when O(state) is not V(renew) and the ledger was read or written
   type: list
   elements: dict
 lease:
   description: Who holds the app; empty when nobody does.
-  returned: always
+  returned: when O(state) is not V(renew) and the ledger was read or written
   type: dict
 fence:
   description: The highest fencing number given so far.
-  returned: always
+  returned: when O(state) is not V(renew) and the ledger was read or written
   type: int
 stop:
   description: Why the release stops; empty when it goes on.
-  returned: when O(state=begin) or O(state=end)
+  returned: when O(state) is V(claim), V(begin) or V(end)
   type: str
+stopped_in:
+  description: Phase that stopped it; empty when it goes on.
+  returned: when O(state) is V(claim), V(begin) or V(end)
+  type: str
+hold:
+  description: Whether the release is held at its share instead of being taken back.
+  returned: when O(state) is V(claim), V(begin) or V(end)
+  type: bool
+open:
+  description: Whether the phase is to be done now.
+  returned: when O(state) is V(claim), V(begin) or V(end)
+  type: bool
+undo_failed:
+  description: Why what was begun could not be taken back; empty when it was.
+  returned: when O(state=close), outside check mode
+  type: str
+report:
+  description: Path of the account of the release.
+  returned: when O(state=close) wrote one
+  type: str
+say:
+  description: Sentences for the operator.
+  returned: when there is something to say
+  type: list
+  elements: str
 """
 
 import socket

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: migrate
 short_description: Run the pending SQL migrations, each in one transaction with its version row
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Runs the files C(NNNN_words.sql) of a folder that the version table does not list yet, in order.
     File and version row are one transaction, so a file is applied as a whole or not at all.

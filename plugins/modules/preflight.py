@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: preflight
 short_description: Judge whether a host is ready for a release
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Runs the gates whose options are given and returns all their verdicts together; one failing gate does not hide the next.
   - Reads only. Values of the environment are never shown, only the names of variables and the length of what they hold.

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: rehearsal
 short_description: Restore a backup into a new database and run the pending migrations there
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Checks the backup's files, restores it in parallel into a new database, and compares the rows of every table with the manifest.
     That is the restore drill, and it is timed.

@@ -10,7 +10,7 @@ DOCUMENTATION = r"""
 module: slot
 short_description: Build, start, prove, stop and remember one slot of an app
 version_added: 0.1.0
-author: Contributors to the Sluice project
+author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - One call does one whole safe step on an app host that runs its processes with PM2.
   - The slot's processes carry the app, the service and the slot in their name, run from an absolute release folder on the slot's own ports,
@@ -170,14 +170,16 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import http, release_dir
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import release_dir, web
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
+from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import scrub
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
 
@@ -237,12 +239,12 @@ class Host:
 
         def dead() -> str:
             mine = [process for process in self.pm2.processes() if process.name in names]
-            broken = next((process for process in mine if process.status == "errored" or process.restarts > 2), None)
-            return f"{broken.name} ended with exit code {broken.exit_code} after {broken.restarts} restarts" if broken else ""
+            broken = next((process for process in mine if process.status == "errored" or process.restarts), None)
+            return f"{broken.name} ended with exit code {broken.exit_code} and was restarted {broken.restarts} times" if broken else ""
 
         try:
             self.pm2.start(path)
-            http.wait_healthy(
+            web.wait_healthy(
                 self.targets(slot, version), passes=self.params["passes"], deadline=self.params["deadline"], interval=0.1, timeout=2.0, given_up=dead
             )
             mine = [process for process in self.pm2.processes() if process.name in names]
@@ -253,6 +255,7 @@ class Host:
             said = "\n".join(filter(None, (tail(os.path.join(logs, f"{name}.err.log"), start=marks[name]) for name in names)))
             exits = sorted({process.exit_code for process in self.pm2.processes() if process.name in names and process.exit_code})
             self.pm2.delete(names)
+            said = scrub(said or (self.last_words(slot, folder, env, services[0]) if exits else ""), env.values()).strip()
             code = f" Exit code {exits[0]}." if exits else ""
             heard = f" It last said:\n{said}" if said else " It said nothing on stderr."
             raise SluiceError(
@@ -262,10 +265,19 @@ class Host:
                 exit_codes=exits,
             ) from error
 
+    def last_words(self, slot: str, folder: str, env: dict[str, str], service: slots.Service) -> str:
+        """Return what a process that ends by itself says on stderr; in cluster mode PM2 loses what is written right before the end."""
+        variables = slots.environment(env, service, slot, self.params["release"])
+        path = os.pathsep.join(filter(None, (self.params["path"], os.environ.get("PATH", os.defpath))))
+        try:
+            return run(["node", service.entry], timeout=5.0, env={**variables, "PATH": path}, cwd=folder, ok=range(256)).stderr[-2000:]
+        except SluiceError:
+            return ""
+
     def send_smoke(self, slot: str, writes: bool) -> None:
         probes = [probe for probe in self.smoke if writes or not probe.writes]
         base = f"http://127.0.0.1:{self.services[0].ports[slot]}"
-        wrong = http.smoke(base, probes, timeout=5.0)
+        wrong = web.smoke(base, probes, timeout=5.0)
         if wrong:
             raise SluiceError(f"{len(wrong)} of {len(probes)} smoke requests failed on {base}: {'; '.join(wrong)}.", wrong=wrong)
         self.gates.append(Gate("smoke", PASS, f"{len(probes)} smoke requests to {slot} answered as they should", value=len(probes), limit=len(probes)))
@@ -292,7 +304,7 @@ def started(host: Host, check: bool) -> bool:
     wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16]}
     before = host.held()[host.slot]
     same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
-    if same and not http.smoke(
+    if same and not web.smoke(
         f"http://127.0.0.1:{host.services[0].ports[host.slot]}", [host.targets(host.slot, params["version"])[host.services[0].name][1]], 2.0
     ):
         host.actions.append(f"{host.slot} runs {params['version']} already and is healthy")
@@ -410,7 +422,7 @@ def main() -> None:
             "smoke": {"type": "list", "elements": "dict", "default": []},
             "version_key": {"type": "str", "default": "version", "no_log": False},
             "deadline": {"type": "float", "default": 60},
-            "passes": {"type": "int", "default": 3},
+            "passes": {"type": "int", "default": 3, "no_log": False},
             "pm2_command": {"type": "list", "elements": "str", "default": ["pm2"]},
             "pm2_home": {"type": "path"},
             "path": {"type": "str", "default": ""},

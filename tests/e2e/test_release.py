@@ -21,8 +21,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import QUICK, Run, report
+from tests.e2e.conftest import QUICK, report
 from tests.sandbox.demo import Load
+from tests.sandbox.runner import Run
 from tests.sandbox.world import CHECKOUT, World
 
 Play = Callable[..., Run]
@@ -146,10 +147,7 @@ def test_a_taken_port_is_refused(world: World, play: Play) -> None:
 
 
 def test_a_database_that_is_down_is_refused(world: World, play: Play) -> None:
-    pid = int(Path(world.folder, "postgres/postmaster.pid").read_text(encoding="utf-8").split()[0])
-    os.kill(pid, signal.SIGINT)
-    while os.path.exists(f"/proc/{pid}"):
-        time.sleep(0.05)
+    world.stop_postgres()
     try:
         run = play("release", release_version="v1.0.0", **QUICK)
         assert run.rc != 0
@@ -175,7 +173,8 @@ def test_check_mode_shows_and_changes_nothing(world: World, play: Play) -> None:
     assert run.rc == 0, run.text
     assert snapshot(world) == before
     assert len(world.ledger()) == records
-    assert "0002" in run.flat
+    assert "share of green: 0 % -> 25 %" in run.flat
+    assert "check mode: 25 % would be judged here" in run.flat
 
 
 # Bad releases: each is caught where it should be ---------------------------------------------------
@@ -240,7 +239,7 @@ def test_a_slow_version_is_taken_back(world: World, play: Play, load: Load) -> N
 def test_a_dead_version_is_off_within_seconds(world: World, play: Play, load: Load) -> None:
     """From the first bad answer to 0 %, on the clock of the edge's own log and the ledger."""
     steps = [{"percent": 5, "min": 20, "max": 30, "then": "rollback"}, {"percent": 100, "min": 2, "max": 5, "then": "rollback"}]
-    done, run = caught(world, play, load, "v1.5.0-dead", canary_steps=steps)
+    done, run = caught(world, play, load, "v1.5.0-dead", canary_steps=steps, app_smoke=[])
     lines = [json.loads(line) for line in Path(world.facts["edge_log"]).read_text(encoding="utf-8").splitlines()]
     idle = done["manifest"]["idle"]
     bad = [line["t"] for line in lines if line["slot"] == idle and line["st"] == 500 and line["t"] >= world.ledger()[-1]["at"] - 60]

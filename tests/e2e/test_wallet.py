@@ -331,7 +331,7 @@ def test_a_missing_database_url_is_a_configuration_error(release: Callable[[str]
 def test_a_request_in_flight_is_answered_before_the_end(release: Callable[[str], Path], wallet_url: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with started(release("v1.0.0"), wallet_url) as app, concurrent.futures.ThreadPoolExecutor() as pool:
-            replies = [pool.submit(app.get, "/api/slow?ms=1200") for _ in range(4)]
+            replies = [pool.submit(app.get, "/api/slow?ms=1200") for _number in range(4)]
             idle = http.client.HTTPConnection("127.0.0.1", app.port)
             idle.request("GET", "/api/health")
             idle.getresponse().read()
@@ -438,8 +438,8 @@ def test_the_breaking_migration_breaks_the_versions_before(release: Callable[[st
 
 def test_the_bad_version_fails_one_request_in_twenty(release: Callable[[str], Path], wallet_url: str) -> None:
     with started(release("v1.1.0-bad"), wallet_url) as bad:
-        assert sorted(bad.get("/").status for _ in range(200)) == [200] * 190 + [500] * 10
-        assert {bad.get("/api/health").status for _ in range(40)} == {200}
+        assert sorted(bad.get("/").status for _number in range(200)) == [200] * 190 + [500] * 10
+        assert {bad.get("/api/health").status for _number in range(40)} == {200}
 
 
 def test_the_dead_version_answers_nothing_but_health(release: Callable[[str], Path], wallet_url: str) -> None:

@@ -150,7 +150,7 @@ class Connection:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status_line, *lines = head[:-4].split("\r\n")
         pairs = (line.partition(":") for line in lines)
-        answer = Answer(int(status_line.split(" ", 2)[1]), [(name.lower(), value.strip()) for name, _, value in pairs])
+        answer = Answer(int(status_line.split(" ", 2)[1]), [(name.lower(), value.strip()) for name, _colon, value in pairs])
         if answer.first("transfer-encoding").lower() == "chunked":
             await self._read_chunks()
         elif answer.first("content-length"):
@@ -182,7 +182,7 @@ class Load:
         self.options = options
         self.host, self.port, self.authority = url.hostname, url.port or 80, url.netloc
         self.account = Account(run=secrets.token_hex(4), started=round(time.time(), 3))
-        self.cookies: list[dict[str, str]] = [{} for _ in range(options.visitors)]
+        self.cookies: list[dict[str, str]] = [{} for _visitor in range(options.visitors)]
         self.due: asyncio.Queue[float | None] = asyncio.Queue()
         self.stopped = asyncio.Event()
 
@@ -193,9 +193,9 @@ class Load:
         if self.options.seconds:
             loop.call_later(self.options.seconds, self.stopped.set)
         reporter = asyncio.create_task(self._report())
-        workers = [asyncio.create_task(self._work()) for _ in range(self.options.connections)]
+        workers = [asyncio.create_task(self._work()) for _number in range(self.options.connections)]
         await self._tick()
-        for _ in workers:
+        for _worker in workers:
             self.due.put_nowait(None)
         await asyncio.gather(*workers)
         reporter.cancel()
@@ -272,7 +272,7 @@ def keep_cookies(cookies: dict[str, str], answer: Answer) -> None:
         if header != "set-cookie":
             continue
         pair, *attributes = text.split(";")
-        name, _, value = pair.strip().partition("=")
+        name, _equals, value = pair.strip().partition("=")
         if any(attribute.strip().lower() == "max-age=0" for attribute in attributes):
             cookies.pop(name, None)
         else:

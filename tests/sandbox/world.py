@@ -113,6 +113,10 @@ class World:
         if Path(facts["pm2_home"], "pm2.pid").exists():
             subprocess.run([*facts["pm2_command"], "kill"], env=self._pm2_env(), capture_output=True, timeout=60, check=False)
         self._end(self.folder / "nginx/nginx.pid", signal.SIGQUIT)
+        self.stop_postgres()
+
+    def stop_postgres(self) -> None:
+        """End the database server."""
         self._end(self.folder / "postgres/postmaster.pid", signal.SIGINT)
 
     def wipe(self) -> None:
@@ -221,10 +225,8 @@ class World:
             self.say("PostgreSQL")
             (data / "postmaster.pid").unlink(missing_ok=True)
             settings = ("-c", f"port={port}", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}", "-c", "max_connections=60")
-            with open(self.folder / "postgres.log", "ab") as log:
-                words = [*_not_root(), f"{clients}/postgres", "-D", str(data), *settings]
-                subprocess.Popen(words, stdout=log, stderr=log, env=self.env(), start_new_session=True)
-            self._await_port(port, "PostgreSQL")
+            # pg_ctl leaves the server to init, so that nobody here has to wait for it when it ends.
+            self._run([*_not_root(), f"{clients}/pg_ctl", "-D", data, "-l", self.folder / "postgres.log", "-o", " ".join(settings), "-w", "start"])
         deadline = time.monotonic() + 30
         while not self._database_there() and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -79,7 +79,7 @@ def make_folder(path: str, mode: int = 0o755) -> bool:
     if os.path.isdir(path):
         return False
     try:
-        os.makedirs(path, mode=mode)
+        os.makedirs(path, mode=mode, exist_ok=True)
         os.chmod(path, mode)
     except OSError as error:
         raise SluiceError(f"The folder {path} could not be made: {error.strerror}.", "Check the owner and mode of the folder above it.", path=path) from error
@@ -88,6 +88,7 @@ def make_folder(path: str, mode: int = 0o755) -> bool:
 
 def free_bytes(path: str) -> int:
     """Return the bytes an unprivileged user can still write where ``path`` is or will be."""
+    path = os.path.abspath(path)
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return shutil.disk_usage(path).free

@@ -25,7 +25,7 @@ def resolve(source: str, version: str) -> str:
     if _COMMIT.match(version):
         return version
     said = run(["git", "ls-remote", "--tags", "--heads", source], timeout=60, env=_ENV).stdout
-    refs = dict(reversed(line.split("\t")) for line in said.splitlines() if "\t" in line)
+    refs = {ref: commit for commit, tab, ref in (line.partition("\t") for line in said.splitlines()) if tab}
     for name in (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}"):
         if name in refs:
             return refs[name]
@@ -45,7 +45,10 @@ def unpack(source: str, commit: str, mirror: str, folder: str) -> None:
         run(["git", "-C", mirror, "fetch", "-q", "--prune", "--force", "origin", "+refs/*:refs/*"], timeout=600, env=_ENV)
     os.makedirs(folder)
     archive = ["git", "-C", mirror, "archive", "--format=tar", commit]
+    # run_command has no pipe from one program to the next, and no deadline.
+    # pylint: disable-next=ansible-bad-function
     with subprocess.Popen(archive, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(_ENV)) as reader:
+        # pylint: disable-next=ansible-bad-function
         done = subprocess.run(["tar", "-x", "-C", folder], stdin=reader.stdout, capture_output=True, text=True, timeout=300, check=False)
         said = reader.stderr.read().decode("utf-8", "replace") if reader.stderr else ""
     if reader.returncode or done.returncode:

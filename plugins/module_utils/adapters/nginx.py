@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import link_atomic, link_target, make_folder, read_text, sync_directory, write_atomic
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.http import ask as knock
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import Result, run
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.web import ask as knock
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe
 from ansible_collections.sluice.deploy.plugins.module_utils.core.traffic import (

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, Any, cast
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import process
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
@@ -233,6 +233,8 @@ class Job:
         source.seek(0)
         # A file, not a pipe: a job that does not read cannot hold us up, and nothing is kept in memory.
         with source:
+            # run_command waits for the end; this job is watched while it runs.
+            # pylint: disable-next=ansible-bad-function
             self._process = subprocess.Popen(self._argv, env=dict(env), stdin=source, stdout=subprocess.DEVNULL, stderr=self._stderr)
 
     def __enter__(self) -> Job:
@@ -289,6 +291,8 @@ class Session:
         self._mark = f"sluice-{os.urandom(8).hex()}"
         self._buffer = b""
         self._stderr = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8", errors="replace")  # noqa: SIM115
+        # run_command waits for the end; this program stays and is talked with.
+        # pylint: disable-next=ansible-bad-function
         self._process = subprocess.Popen(list(argv), env=dict(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr)
 
     def grant(self, seconds: float) -> None:
@@ -339,9 +343,9 @@ class Session:
 
     def _send(self, text: str) -> None:
         try:
-            assert self._process.stdin
-            self._process.stdin.write(text.encode())
-            self._process.stdin.flush()
+            stdin = cast(IO[bytes], self._process.stdin)
+            stdin.write(text.encode())
+            stdin.flush()
         except OSError as error:
             raise self._gone() from error
 
@@ -355,10 +359,10 @@ class Session:
         return lines
 
     def _read_more(self) -> None:
-        assert self._process.stdout
-        readable, _w, _x = select.select([self._process.stdout], [], [], self._deadline.left())
+        stdout = cast(IO[bytes], self._process.stdout)
+        readable, _writable, _broken = select.select([stdout], [], [], self._deadline.left())
         if readable:
-            chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+            chunk = os.read(stdout.fileno(), 1 << 16)
             if not chunk:
                 raise self._gone()
             self._buffer += chunk
@@ -473,7 +477,9 @@ def folder_bytes(folder: str) -> int:
 
 def database_comment(session: Session, name: str) -> str | None:
     """Return the comment of a database, empty when it has none, or None when there is no such database."""
-    return session.value(f"SELECT coalesce(shobj_description(oid, 'pg_database'), '') AS comment FROM pg_database WHERE datname = {literal(name)}")  # type: ignore[no-any-return]
+    sql = f"SELECT coalesce(shobj_description(oid, 'pg_database'), '') AS comment FROM pg_database WHERE datname = {literal(name)}"
+    comment: str | None = session.value(sql)
+    return comment
 
 
 def check_may_create(session: Session) -> None:

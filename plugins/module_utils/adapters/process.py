@@ -58,6 +58,8 @@ def run(
     shown = scrub(shlex.join(words), secrets)
     started = time.monotonic()
     try:
+        # run_command has no deadline, hands the caller's whole environment on, and needs a module around it.
+        # pylint: disable-next=ansible-bad-function
         done = subprocess.run(
             words, env=clean_environment(env), cwd=cwd, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
         )
@@ -66,6 +68,8 @@ def run(
         raise SluiceError(f"{missing} is not there, so `{shown}` could not be run.", "Install it, or give its path.", cmd=shown) from error
     except PermissionError as error:
         raise SluiceError(f"{words[0]} may not be run by this user.", "Check its mode and the become user.", cmd=shown) from error
+    except OSError as error:
+        raise SluiceError(f"`{shown}` could not be run: {error.strerror}.", "Check that it is a program of this machine.", cmd=shown) from error
     except subprocess.TimeoutExpired as error:
         raise SluiceError(f"`{shown}` did not end within {timeout:g} s and was killed.", cmd=shown, timeout=timeout) from error
     result = Result(tuple(words), done.returncode, done.stdout, done.stderr, time.monotonic() - started)

@@ -34,17 +34,29 @@ class Store:
 
     def records(self) -> list[dict[str, Any]]:
         """Return every record; a broken chain is an error."""
-        return ledger.parse(read_text(self._ledger) or "")[0]
+        return ledger.parse(self._text())[0]
+
+    def _text(self) -> str:
+        """Return the ledger's bytes as text; a damaged byte stays a damaged character, so that the chain finds it."""
+        try:
+            with open(self._ledger, "rb") as stream:
+                return stream.read().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise SluiceError(
+                f"The ledger {self._ledger} could not be read: {error.strerror}.", "Check the folder's owner and mode.", path=self._ledger
+            ) from error
 
     def append(self, *drafts: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Seal and append records; they are on disk when this returns. Needs the lock."""
-        records, torn = ledger.parse(read_text(self._ledger) or "")
+        records, torn = ledger.parse(self._text())
         try:
             with open(self._ledger, "r+b" if os.path.exists(self._ledger) else "w+b") as stream:
                 os.fchmod(stream.fileno(), 0o600)
                 end = stream.seek(0, os.SEEK_END)
                 if torn:
-                    end = stream.truncate(end - len(torn.encode()))
+                    end = stream.truncate(end - len(torn.encode("utf-8", "surrogateescape")))
                     stream.seek(end)
                 for draft in drafts:
                     records.append(ledger.seal(draft, records[-1] if records else None))
@@ -60,11 +72,25 @@ class Store:
 
     def lease(self) -> Optional[leases.Lease]:
         """Return who holds the app, or None."""
-        return leases.from_dict(json.loads(read_text(self._lease) or "{}"))
+        try:
+            return leases.from_dict(self._lease_data())
+        except TypeError as error:
+            raise self._damaged_lease() from error
+
+    def _lease_data(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(read_text(self._lease) or "{}"))
+        except (ValueError, TypeError) as error:
+            raise self._damaged_lease() from error
+
+    def _damaged_lease(self) -> SluiceError:
+        return SluiceError(
+            f"The lease {self._lease} is damaged: it cannot be read as one.", "Restore it from its copy; its fencing number must not go back.", path=self._lease
+        )
 
     def last_fence(self) -> int:
         """Return the highest fencing number given so far."""
-        return int(json.loads(read_text(self._lease) or "{}").get("fence", 0))
+        return int(self._lease_data().get("fence", 0))
 
     def write_lease(self, lease: leases.Lease) -> None:
         """Put a lease on file. Needs the lock."""

@@ -51,7 +51,8 @@ def summary(report: Mapping[str, Any]) -> list[str]:
         states.HELD: f"{report['version']} is held at its present share; go on with canary.yml or promote.yml, or take it back with rollback.yml.",
         states.REFUSED: f"{report['version']} was refused before anything real was touched; {report['live_version'] or 'the live version'} serves as before.",
         states.FAILED: f"{report['version']} failed before it got any traffic; {report['live_version']} serves in {report['live_slot']} as before.",
-        states.ROLLED_BACK: f"{report['version']} was taken back; all traffic is on {report['live_slot']} ({report['live_version']}). The database was left as it is.",
+        states.ROLLED_BACK: f"{report['version']} was taken back; all traffic is on {report['live_slot']} ({report['live_version']}). "
+        "The database was left as it is.",
     }
     lines = [f"{report['release_id']}: {words.get(report['result'], report['result'])}"]
     if report["reason"]:

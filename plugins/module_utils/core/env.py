@@ -15,7 +15,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import 
 
 # kind -> (pattern of a whole value, what it looks like in words)
 KINDS: Mapping[str, tuple[str, str]] = {
-    "any": (r".+", "anything but empty"),
+    "any": (r"(?s:.+)", "anything but empty"),
     "boolean": (r"true|false|1|0|yes|no", "true or false"),
     "integer": (r"[+-]?\d+", "a whole number"),
     "url": (r"https?://[^\s/]+\.?[^\s]*", "a URL such as https://example.org"),

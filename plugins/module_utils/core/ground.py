@@ -41,18 +41,27 @@ def survey(edges: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, Mapping[s
         told = "; ".join(f"{name}: {state['live']} live, {state['percent']} % to {other(state['live'])}" for name, state in sorted(edges.items()))
         return Ground(gates=[Gate("edge", FAIL, f"the edges do not agree: {told}", remedy="Bring them together with rollback.yml first.")])
     live, percent = seen.pop()
+    if expected:
+        return _resumed(live, percent, hosts, expected)
     gates = [
         Gate(
             "edge", PASS, f"{len(edges)} {'edge serves' if len(edges) == 1 else 'edges serve'} {live}, {percent} % go to {other(live)}", value=percent, limit=0
         )
     ]
-    if percent and not expected:
+    if percent:
         gates = [
             Gate("edge", FAIL, f"{percent} % of the traffic go to {other(live)} though no release is open", remedy="Take it back with rollback.yml first.")
         ]
     gates.append(_way_back(live, hosts))
     versions = {str(host.get(live, {}).get("version", "")) for host in hosts.values()}
     return Ground(live, other(live), versions.pop() if len(versions) == 1 else "", percent, gates)
+
+
+def _resumed(live: str, percent: int, hosts: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Any]) -> Ground:
+    """A release that goes on keeps the slots it began with, whether it was cut before its promotion or behind it."""
+    began, back = str(expected["live"]), str(expected["live_version"])
+    sentence = f"the edges serve {live}, {percent} % go to {other(live)}; the release began with {began} live"
+    return Ground(began, other(began), back, percent, [Gate("edge", PASS, sentence, value=percent), _way_back(began, hosts)])
 
 
 def _way_back(live: str, hosts: Mapping[str, Mapping[str, Any]]) -> Gate:

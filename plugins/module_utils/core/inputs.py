@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SHAPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "path": (str,), "list": (list, tuple), "dict": (dict,), "bool": (bool,)}
+_EXAMPLES = {"str": "text", "path": "/srv/wallet", "list": "[one, two]", "dict": "{name: value}", "bool": "true", "float": "1.5"}
 _BOOLS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 # Ranges that an argument spec has no word for: name -> (lowest, highest, unit).
@@ -25,10 +26,11 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
     "backup_jobs": (1, 64, "processes"),
     "migrate_lock_timeout_ms": (1, 60_000, "ms"),
 }
-_WORDS: Mapping[str, tuple[str, str]] = {
-    "app_name": (r"[a-z][a-z0-9_]{0,30}", "wallet"),
-    "release_version": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", "v1.0.0"),
-    "release_id": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", "v1.0.0-20260102T030405Z"),
+_VERSION = "letters, digits, dots, dashes, plus signs and underscores only, beginning with a letter or digit"
+_WORDS: Mapping[str, tuple[str, str, str]] = {
+    "app_name": (r"[a-z][a-z0-9_]{0,30}", "up to 31 lower-case letters, digits and underscores only, beginning with a letter", "wallet"),
+    "release_version": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", f"up to 63 {_VERSION}", "v1.0.0"),
+    "release_id": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", f"up to 128 {_VERSION}", "v1.0.0-20260102T030405Z"),
 }
 _STEP_KEYS = ("percent", "min", "max", "then")
 _THEN = ("hold", "promote", "rollback")
@@ -73,7 +75,8 @@ def _shown(value: Any, spec: Mapping[str, Any]) -> str:
 def _shape(name: str, value: Any, spec: Mapping[str, Any]) -> str:
     kind = spec.get("type", "str")
     shown = _shown(value, spec)
-    example = f" Example: {name}={spec['default']}" if spec.get("default") not in (None, "", [], {}) else ""
+    default = spec.get("default")
+    example = f" Example: {name}={_EXAMPLES.get(kind, '') if default in (None, '', [], {}) else default}"
     if kind == "int" and (isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value).strip())):
         low, high, unit = RANGES.get(name, (0, 0, ""))
         allowed = f" from {low:g} to {high:g} {unit}".rstrip() if high else ""
@@ -87,7 +90,7 @@ def _shape(name: str, value: Any, spec: Mapping[str, Any]) -> str:
     if kind in ("str", "path") and isinstance(value, (list, tuple, dict)):
         return f"{name} must be text, not {shown}.{example}"
     if spec.get("choices") and str(value) not in [str(choice) for choice in spec["choices"]]:
-        return f"{name} must be one of {', '.join(map(str, spec['choices']))}, not {shown}."
+        return f"{name} must be one of {', '.join(map(str, spec['choices']))}, not {shown}. Example: {name}={spec['choices'][0]}"
     return ""
 
 
@@ -103,11 +106,11 @@ def _range(name: str, value: Any) -> str:
 def _word(name: str, value: Any) -> str:
     if name not in _WORDS or value in (None, ""):
         return ""
-    pattern, example = _WORDS[name]
+    pattern, allowed, example = _WORDS[name]
     return (
         ""
         if re.fullmatch(pattern, str(value))
-        else f"{name} may hold letters, digits, dots, dashes and underscores only, not {str(value)[:60]!r}. Example: {name}={example}"
+        else f"{name} may hold {allowed}, not {str(value)[:60]!r}. Example: {name}={example}"
     )
 
 

@@ -24,13 +24,15 @@ def digest(value: Any) -> str:
 
 def seal(record: Mapping[str, Any], previous: Optional[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the record with its number, the hash of the line before and its own hash."""
-    body = {**record, "seq": previous["seq"] + 1 if previous else 1, "prev": previous["hash"] if previous else GENESIS}
+    # Through JSON once: a key that is a number would sort otherwise when it is read back, and the hash would no longer fit.
+    plain = json.loads(json.dumps(dict(record)))
+    body = {**plain, "seq": previous["seq"] + 1 if previous else 1, "prev": previous["hash"] if previous else GENESIS}
     return {**body, "hash": digest(body)}
 
 
 def line(record: Mapping[str, Any]) -> str:
-    """Return the record as one line of the file."""
-    return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
+    """Return the record as one line of the file, in ASCII: a writer that is killed never leaves half a character."""
+    return json.dumps(record, sort_keys=True) + "\n"
 
 
 def parse(text: str) -> tuple[list[dict[str, Any]], str]:
@@ -40,18 +42,19 @@ def parse(text: str) -> tuple[list[dict[str, Any]], str]:
 
     :raises SluiceError: the chain is broken; the message names the line.
     """
-    body, _, torn = text.rpartition("\n")
+    body, _newline, torn = text.rpartition("\n")
     records: list[dict[str, Any]] = []
     for number, raw in enumerate(body.split("\n") if body else [], start=1):
         try:
             record = json.loads(raw)
             stated = record.pop("hash")
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise SluiceError(
                 f"Line {number} of the ledger is no record.", "Restore the ledger from its copy; nobody edits it by hand.", line=number
             ) from error
         before = records[-1] if records else None
-        if digest(record) != stated or record.get("prev") != (before["hash"] if before else GENESIS) or record.get("seq") != number:
+        fits = digest(record) == stated and record.get("prev") == (before["hash"] if before else GENESIS) and record.get("seq") == number
+        if not fits or line({**record, "hash": stated}) != raw + "\n":
             raise SluiceError(
                 f"Line {number} of the ledger was changed after it was written: its hash does not fit.",
                 "Restore the ledger from its copy; nobody edits it by hand.",

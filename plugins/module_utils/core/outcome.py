@@ -38,6 +38,7 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
     judged = {host for host, result in results.items() if "stop" in result}
     actions: list[str] = []
     gates: list[dict[str, Any]] = []
+    held: list[bool] = []
     for host, result in results.items():
         if result.get("skipped"):
             continue
@@ -49,10 +50,10 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
             reasons.append(f"{host}: {result.get('msg', 'it failed without a word')}")
         elif result.get("stop"):
             reasons.append(str(result["stop"]))
+            held.append(bool(result.get("hold")))
     reasons += [
         f"{gate['host']}: {gate['name']}: {gate['sentence']}" + (f" {gate['remedy']}" if gate.get("remedy") else "")
         for gate in gates
         if stops(gate["verdict"]) and gate["host"] not in judged
     ]
-    held = [bool(result.get("hold")) for result in results.values() if result.get("stop")]
     return Outcome("\n".join(reasons), bool(held) and len(held) == len(reasons) and all(held), actions, gates)

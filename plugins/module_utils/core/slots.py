@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 
 SLOTS = ("blue", "green")
 REHEARSAL = "rehearsal"
-_NAME = re.compile(r"^[a-z][a-z0-9_]{0,30}$")
+_NAME = re.compile(r"^[a-z][a-z0-9_]{0,30}\Z")
 _EXAMPLE = "Example: {name: web, entry: server.js, instances: 2, ports: {blue: 3001, green: 3002, rehearsal: 3003}}"
 
 
@@ -76,7 +76,12 @@ def process_name(app: str, service: str, slot: str) -> str:
 
 def release_folder(directory: str, version: str, commit: str) -> str:
     """Return the absolute folder of one built version."""
-    return os.path.join(directory, "releases", f"{version}-{commit[:12]}")
+    return posixpath.join(directory, "releases", f"{version}-{commit[:12]}")
+
+
+def environment(env: Mapping[str, str], service: Service, slot: str, release: str) -> dict[str, str]:
+    """Return the environment of one process: the operator's file, and what the slot adds to it."""
+    return {**env, "HOST": "127.0.0.1", "PORT": str(service.ports[slot]), "SLUICE_SLOT": slot, "SLUICE_RELEASE": release, "NODE_ENV": "production"}
 
 
 def ecosystem(app: str, slot: str, services: Sequence[Service], folder: str, env: Mapping[str, str], logs: str, release: str) -> dict[str, Any]:
@@ -89,19 +94,18 @@ def ecosystem(app: str, slot: str, services: Sequence[Service], folder: str, env
             {
                 "name": process_name(app, service.name, slot),
                 "cwd": folder,
-                "script": os.path.join(folder, service.entry),
+                "script": posixpath.join(folder, service.entry),
                 "exec_mode": service.mode,
                 "instances": service.instances,
-                "env": {**env, "HOST": "127.0.0.1", "PORT": str(service.ports[slot]), "SLUICE_SLOT": slot, "SLUICE_RELEASE": release, "NODE_ENV": "production"},
+                "env": environment(env, service, slot, release),
                 "wait_ready": True,
                 "listen_timeout": 10000,
                 "kill_timeout": 8000,
                 "max_restarts": 3,
                 "min_uptime": 2000,
-                "restart_delay": 200,
                 "merge_logs": True,
-                "out_file": os.path.join(logs, process_name(app, service.name, slot) + ".out.log"),
-                "error_file": os.path.join(logs, process_name(app, service.name, slot) + ".err.log"),
+                "out_file": posixpath.join(logs, process_name(app, service.name, slot) + ".out.log"),
+                "error_file": posixpath.join(logs, process_name(app, service.name, slot) + ".err.log"),
                 "time": True,
             }
             for service in services

@@ -125,7 +125,7 @@ def _git(repository: Path, *arguments: str, day: int = 1) -> str:
 
 def _digest_of_sources() -> str:
     digest = hashlib.sha256()
-    patches = [f"versions/{tag}.patch" for tag, parent, _ in VERSIONS if parent]
+    patches = [f"versions/{tag}.patch" for tag, parent, _subject in VERSIONS if parent]
     for name in ("history.py", *SOURCES, *patches):
         content = (HERE / name).read_bytes()
         digest.update(f"{name} {len(content)}\n".encode() + content)

@@ -20,9 +20,10 @@ def ask(base: str, probe: Probe, timeout: float, headers: Mapping[str, str] | No
     """Send one probe to ``base`` (``http://host:port`` or ``https://host``) and return its answer; a failed connection is an answer too."""
     parts = urlsplit(base)
     secure = parts.scheme == "https"
-    connection: http.client.HTTPConnection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(parts.netloc, timeout=timeout)
     started = time.monotonic()
+    connection: http.client.HTTPConnection | None = None
     try:
+        connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(parts.netloc, timeout=timeout)
         connection.request(
             probe.method,
             parts.path.rstrip("/") + probe.path,
@@ -32,11 +33,13 @@ def ask(base: str, probe: Probe, timeout: float, headers: Mapping[str, str] | No
         response = connection.getresponse()
         body = response.read(_BODY_LIMIT).decode("utf-8", "replace")
         return Answer(response.status, body, time.monotonic() - started, dict(response.getheaders()))
-    except (OSError, http.client.HTTPException) as error:
+    # A path or header that HTTP cannot carry is a ValueError.
+    except (OSError, http.client.HTTPException, ValueError) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Answer(0, "", time.monotonic() - started, error=f"no answer from {parts.netloc}: {words}")
     finally:
-        connection.close()
+        if connection:
+            connection.close()
 
 
 def wait_healthy(

@@ -1,0 +1,228 @@
+#!/usr/bin/python
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The documentation of the fleet's one judge; the work is done by the action plugin of this name."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: judge
+short_description: Join what every host measured and decide once
+version_added: 0.1.0
+author: Contributors to the Sluice project (!UNKNOWN)
+description:
+  - Takes the results that the hosts of the play registered, joins them, and decides for the whole fleet.
+  - Tasks of this name run as an action plugin on the control node; nothing is sent anywhere and nothing is changed. Run it once for a play.
+attributes:
+  check_mode:
+    description: With O(about=canary) nothing is judged, and the step passes with a gate that says so. Otherwise check mode does the same.
+    support: full
+  diff_mode:
+    description: Nothing is ever changed, so there is no difference to show.
+    support: none
+options:
+  about:
+    description:
+      - What is to be decided.
+      - V(ground) tells from O(edges) and O(slots) who is live and whether there is a way back.
+      - V(canary) judges one look at O(step) from O(edges) and O(samples).
+      - V(by_hand) refuses a share set by hand that belongs to no release, or skips a step of O(steps) without O(reason).
+      - V(share) fails unless the judge passes the share that is there, by O(samples), or O(reason) is given.
+      - V(way_back) finds the version that O(releases) can go back to, and fails when there is none.
+      - V(fleet) says in lines what the edges, the slots, the lease and the releases do now.
+    type: str
+    choices: [ground, canary, by_hand, share, way_back, fleet]
+    required: true
+  edges:
+    description: Name of the registered variable that holds each host's result of M(sluice.deploy.edge).
+    type: str
+    default: __edge_result
+  slots:
+    description: Name of the registered variable that holds each host's result of M(sluice.deploy.slot).
+    type: str
+    default: __slot_result
+  samples:
+    description: Name of the registered variable that holds each host's result of M(sluice.deploy.edge_sample).
+    type: str
+    default: __canary_sample
+  release:
+    description: The release as M(sluice.deploy.ledger) returns it; empty when there is none.
+    type: dict
+    default: {}
+  releases:
+    description: The past releases as M(sluice.deploy.ledger) returns them, the oldest first.
+    type: list
+    elements: dict
+    default: []
+  step:
+    description: The step that is judged, with C(percent), C(min) and C(max) in seconds, and C(then), one of V(hold), V(promote), V(rollback).
+    type: dict
+    default: {}
+  steps:
+    description: All steps of the canary, each like O(step).
+    type: list
+    elements: dict
+    default: []
+  limits:
+    description: Limits of the judge that differ from its own, e.g. C(error_rate), C(p95_seconds), C(p95_ratio), C(min_samples).
+    type: dict
+    default: {}
+  canary:
+    description: Slot that is judged.
+    type: str
+    default: ''
+  live:
+    description: Slot that it is compared with. Empty, or the same as O(canary), compares it with nothing.
+    type: str
+    default: ''
+  percent:
+    description: Share wanted by hand. Left out, it is the next of O(steps).
+    type: int
+  pace:
+    description: With V(stepwise) a step below 100 % that passed ends in a planned hold.
+    type: str
+    choices: [attended, stepwise]
+    default: attended
+  reason:
+    description: Why a step is skipped, or a share is raised that the judge does not pass.
+    type: str
+    default: ''
+"""
+
+EXAMPLES = r"""
+- name: Agree on the live slot and the way back
+  sluice.deploy.judge:
+    about: ground
+  run_once: true
+  register: ground
+
+- name: Judge the step
+  sluice.deploy.judge:
+    about: canary
+    step: {percent: 25, min: 600, max: 1800, then: hold}
+    limits: {error_rate: 0.005}
+    canary: green
+    live: blue
+  run_once: true
+  register: canary
+"""
+
+RETURN = r"""
+gates:
+  description: What was judged, each with its verdict, a sentence, and the numbers behind it.
+  returned: when O(about) is V(ground), V(canary) or V(share)
+  type: list
+  elements: dict
+live:
+  description: Slot that serves the public.
+  returned: when O(about=ground)
+  type: str
+idle:
+  description: The other slot.
+  returned: when O(about=ground)
+  type: str
+live_version:
+  description: Version in the live slot.
+  returned: when O(about=ground)
+  type: str
+idle_online:
+  description: Whether processes run in the idle slot.
+  returned: when O(about=ground)
+  type: bool
+percent:
+  description: Share of the idle slot now with O(about=ground), share to set with O(about=by_hand).
+  returned: when O(about) is V(ground) or V(by_hand)
+  type: int
+share:
+  description: Share the release has now.
+  returned: when O(about=by_hand)
+  type: int
+judged:
+  description: Whether the share that is there must be judged before it is raised.
+  returned: when O(about=by_hand)
+  type: bool
+word:
+  description: What follows from the verdict, one of V(continue), V(advance), V(hold), V(rollback).
+  returned: when O(about=canary)
+  type: str
+verdict:
+  description: The verdict itself.
+  returned: when O(about) is V(canary) or V(share)
+  type: str
+sentence:
+  description: The verdict in words.
+  returned: when O(about=canary)
+  type: str
+stop:
+  description: Why the release does not go on by itself; empty when it does.
+  returned: when O(about=canary)
+  type: str
+hold:
+  description: Whether the share is held.
+  returned: when O(about=canary) and the hosts could be read
+  type: bool
+planned:
+  description: Whether that is because of O(pace=stepwise).
+  returned: when O(about=canary) and the hosts could be read
+  type: bool
+elapsed:
+  description: Seconds since the edges changed the share.
+  returned: when O(about=canary) and the hosts could be read
+  type: float
+wait:
+  description: Seconds until a further look can change the outcome for the time alone.
+  returned: when O(about=canary) and the hosts could be read
+  type: float
+sample:
+  description: What all edges answered, joined; empty when nothing was judged.
+  returned: when O(about=canary) and the hosts could be read
+  type: dict
+target:
+  description: The version to go back to, its slot, and why that is possible. An empty slot means that no traffic needs to move.
+  returned: when O(about=way_back)
+  type: dict
+event:
+  description: Event that the ledger is to write, V(rollback) or V(refuse).
+  returned: when O(about=way_back)
+  type: str
+candidates:
+  description: All that was considered, possible or not.
+  returned: when O(about=way_back)
+  type: list
+  elements: dict
+say:
+  description: Sentences for the operator.
+  returned: when O(about) is V(canary), V(way_back) or V(fleet)
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "way_back", "fleet"], "required": True},
+            "edges": {"type": "str", "default": "__edge_result"},
+            "slots": {"type": "str", "default": "__slot_result"},
+            "samples": {"type": "str", "default": "__canary_sample"},
+            "release": {"type": "dict", "default": {}},
+            "releases": {"type": "list", "elements": "dict", "default": []},
+            "step": {"type": "dict", "default": {}},
+            "steps": {"type": "list", "elements": "dict", "default": []},
+            "limits": {"type": "dict", "default": {}},
+            "canary": {"type": "str", "default": ""},
+            "live": {"type": "str", "default": ""},
+            "percent": {"type": "int"},
+            "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
+            "reason": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    module.fail_json(msg="sluice.deploy.judge runs on the control node through its action plugin.")
+
+
+if __name__ == "__main__":
+    main()
