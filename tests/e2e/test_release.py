@@ -241,8 +241,8 @@ def test_a_dead_version_is_off_within_seconds(world: World, play: Play, load: Lo
     steps = [{"percent": 5, "min": 20, "max": 30, "then": "rollback"}, {"percent": 100, "min": 2, "max": 5, "then": "rollback"}]
     done, run = caught(world, play, load, "v1.5.0-dead", canary_steps=steps, app_smoke=[])
     lines = [json.loads(line) for line in Path(world.facts["edge_log"]).read_text(encoding="utf-8").splitlines()]
-    idle = done["manifest"]["idle"]
-    bad = [line["t"] for line in lines if line["slot"] == idle and line["st"] == 500 and line["t"] >= world.ledger()[-1]["at"] - 60]
+    idle, let_in = done["manifest"]["idle"], [record["at"] for record in world.ledger() if record["event"] == "share"][-1]
+    bad = [line["t"] for line in lines if line["slot"] == idle and line["st"] == 500 and line["t"] >= let_in]
     assert 0 < bad[-1] - bad[0] <= 5
 
 

@@ -41,13 +41,6 @@ def test_python_files_begin_alike(name: Path) -> None:
     assert "from __future__ import annotations" in _text(name)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_each_module_is_tested(module: str) -> None:
-    named = re.compile(rf"modules(?:\.|/| import ){module}\b|sluice\.deploy\.{module}\b")
-    tests = [name for name in files() if name.parts[0] in ("tests", "molecule")]
-    assert any(name.name == f"test_{module}.py" or named.search(_text(name)) for name in tests), f"no file under tests/ or molecule/ runs {module}"
-
-
 def test_whole_action_group() -> None:
     """Every module that changes something for a release takes the defaults of the group."""
     group = re.findall(r"^    - (\w+)$", _text(Path("meta/runtime.yml")), flags=re.MULTILINE)

@@ -4,8 +4,10 @@
 """Each Molecule scenario on systemd hosts in Docker: made once, used by all, taken away at the end."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +35,25 @@ def _prepare(script: str) -> str:
     return done.stdout.strip()
 
 
+# What the hosts themselves say, for a failure that Ansible alone does not explain.
+EVIDENCE = """
+journalctl --no-pager --lines 60
+for file in /var/log/nginx/error.log /srv/*/.pm2/pm2.log /srv/*/logs/*.log; do
+  [ ! -s "$file" ] || { echo "--- $file"; tail -n 30 "$file"; }
+done
+"""
+
+
+def _evidence() -> str:
+    """Return the ends of the logs of every host."""
+    inventory = json.loads(run([sys.executable, CHECKOUT / "molecule/inventory/nodes.py"], deadline=60))
+    said = []
+    for node, facts in inventory["_meta"]["hostvars"].items():
+        shown = subprocess.run(["docker", "exec", facts["container"], "sh", "-c", EVIDENCE], check=False, capture_output=True, text=True, timeout=60)
+        said.append(f"=== {node}\n{shown.stdout}{shown.stderr}")
+    return "\n".join(said)
+
+
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[None]:
     """The hosts of the scenario "default", made anew, whatever an earlier run left."""
@@ -51,4 +72,7 @@ def hosts() -> Iterator[None]:
 @pytest.mark.usefixtures("hosts")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str) -> None:
-    _molecule("test", "-s", scenario, "--destroy", "never")
+    try:
+        _molecule("test", "-s", scenario, "--destroy", "never")
+    except pytest.fail.Exception as failure:
+        pytest.fail(f"{failure.msg}\n{_evidence()}", pytrace=False)

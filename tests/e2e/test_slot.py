@@ -1,0 +1,181 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The slot module on a real PM2: each state twice, in check mode, with bad input, and cut in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sandbox.world import CHECKOUT, World
+
+COMMAND = [sys.executable, "-m", "ansible_collections.sluice.deploy.plugins.modules.slot"]
+
+
+def arguments(world: World, state: str, **more: Any) -> dict[str, Any]:
+    """Return the module's arguments for the world's app, v1.0.0 in green."""
+    facts = world.facts
+    commit = subprocess.run(["git", "-C", facts["repository"], "rev-parse", "v1.0.0^{commit}"], capture_output=True, text=True, check=True).stdout.strip()
+    base = {
+        "state": state,
+        "app": "wallet",
+        "directory": facts["app"],
+        "slot": "green",
+        "services": [{"name": "web", "entry": "server.js", "instances": 2, "ports": {slot: facts["ports"][slot] for slot in ("blue", "green", "rehearsal")}}],
+        "version": "v1.0.0",
+        "commit": commit,
+        "source": facts["repository"],
+        "build": [["npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--prefer-offline"]],
+        "build_env": facts["build_env"],
+        "env_file": facts["env_file"],
+        "smoke": [{"path": "/", "contains": "Wallet"}],
+        "pm2_command": facts["pm2_command"],
+        "pm2_home": facts["pm2_home"],
+        "path": facts["path"],
+        "deadline": 20,
+    }
+    return {**base, **more}
+
+
+def popen(world: World, words: dict[str, Any], **flags: bool) -> subprocess.Popen[str]:
+    """Start the module as Ansible would, without Ansible."""
+    env = {**world.env(), "PYTHONPATH": str(CHECKOUT / ".venv/collections")}
+    given = {"ANSIBLE_MODULE_ARGS": {**words, **{f"_ansible_{name}": value for name, value in flags.items()}}}
+    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    assert process.stdin
+    process.stdin.write(json.dumps(given))
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+def run(world: World, state: str, flags: dict[str, bool] | None = None, **more: Any) -> dict[str, Any]:
+    """Run the module to its end and return its result."""
+    process = popen(world, arguments(world, state, **more), **(flags or {}))
+    out, err = process.communicate(timeout=90)
+    assert "Traceback" not in out + err, out + err
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+def names(world: World) -> set[str]:
+    """Return the processes that are online."""
+    return {entry["name"] for entry in world.pm2() if entry["pm2_env"]["status"] == "online"}
+
+
+def test_each_state_changes_once(world: World) -> None:
+    for state in ("prepared", "started", "saved"):
+        would = run(world, state, {"check_mode": True, "diff": True})
+        assert would["changed"], state
+        before = names(world)
+        first = run(world, state, {"diff": True})
+        assert first["changed"], state
+        assert first["actions"] == would["actions"]
+        assert before <= names(world)
+        again = run(world, state)
+        assert not again["changed"], (state, again["actions"])
+    assert names(world) == {"wallet-web-blue", "wallet-web-green"}
+    assert run(world, "read")["slots"]["green"]["version"] == "v1.0.0"
+
+
+def test_check_mode_starts_nothing(world: World) -> None:
+    run(world, "stopped")
+    assert run(world, "started", {"check_mode": True})["changed"]
+    assert names(world) == {"wallet-web-blue"}
+    assert run(world, "started")["changed"]
+    assert run(world, "stopped")["changed"]
+    assert not run(world, "stopped")["changed"]
+
+
+def test_a_changed_environment_starts_the_slot_anew(world: World, tmp_path: Path) -> None:
+    assert run(world, "started")["changed"]
+    other = tmp_path / "other.env"
+    other.write_text(Path(world.facts["env_file"]).read_text(encoding="utf-8") + "FEATURE=on\n", encoding="utf-8")
+    assert run(world, "started", env_file=str(other))["changed"]
+    assert not run(world, "started", env_file=str(other))["changed"]
+
+
+def test_a_child_sees_nothing_of_the_caller(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PM2 hands its caller's environment to what it starts; ours must be clean."""
+    run(world, "stopped")
+    monkeypatch.setenv("CALLERS_SECRET", "must-not-travel")
+    env = {**world.env(), "CALLERS_SECRET": "must-not-travel", "PYTHONPATH": str(CHECKOUT / ".venv/collections")}
+    subprocess.run(
+        COMMAND, input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments(world, "started")}), env=env, capture_output=True, text=True, timeout=90, check=True
+    )
+    pid = next(entry["pid"] for entry in world.pm2() if entry["name"] == "wallet-web-green")
+    variables = Path("/proc", str(pid), "environ").read_bytes()
+    assert b"SLUICE_SLOT" in variables
+    assert b"CALLERS_SECRET" not in variables
+
+
+def test_a_build_that_fails_leaves_nothing(world: World) -> None:
+    run(world, "absent")
+    result = run(world, "prepared", build=[["sh", "-c", "echo no such package >&2; exit 9"]])
+    assert result["failed"]
+    assert "exit code 9: no such package" in result["msg"]
+    assert [name for name in os.listdir(Path(world.facts["app"], "releases")) if "v1.0.0" in name] == []
+
+
+def test_a_smoke_that_fails_ends_the_slot(world: World) -> None:
+    run(world, "prepared")
+    result = run(world, "started", smoke=[{"name": "a page", "path": "/nowhere"}])
+    assert result["failed"]
+    assert "a page (GET /nowhere): status 404 instead of 200" in result["msg"]
+    assert names(world) == {"wallet-web-blue"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"services": [{"name": "web", "entry": "npm", "ports": {"blue": 1, "green": 2, "rehearsal": 3}}]},
+            "must be a file of the release such as server.js, not 'npm'",
+        ),
+        ({"services": [{"name": "web", "entry": "server.js", "ports": {"blue": 1, "green": 1, "rehearsal": 3}}]}, "web needs three different ports"),
+        ({"smoke": [{"path": "nowhere"}]}, "needs a path that begins with /"),
+        ({"smoke": [{"path": "/", "statuss": 1}]}, "unknown key statuss"),
+        ({"env_file": "/nowhere.env"}, "The environment file /nowhere.env is not there."),
+        ({"pm2_command": ["/nowhere/pm2"]}, "/nowhere/pm2 is not there"),
+    ],
+)
+def test_bad_input_is_named(world: World, more: dict[str, Any], said: str) -> None:
+    before = names(world)
+    result = run(world, "started", **more)
+    assert result["failed"]
+    assert said in result["msg"]
+    assert names(world) == before
+
+
+def test_an_older_fence_is_refused(world: World) -> None:
+    assert not run(world, "stopped", fence=1000).get("failed")
+    result = run(world, "stopped", fence=999)
+    assert result["failed"]
+    assert "1000" in result["msg"]
+    Path(world.facts["app"], "fence").unlink()
+
+
+@pytest.mark.parametrize("state", ["prepared", "started"])
+def test_a_cut_step_can_be_run_again(world: World, state: str) -> None:
+    """Killed at several moments; the live slot never notices, and the next run puts things right."""
+    run(world, "absent")
+    if state == "started":
+        run(world, "prepared")
+    for after in (0.4, 0.7, 1.1):
+        process = popen(world, arguments(world, state))
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert "wallet-web-blue" in names(world)
+    assert not run(world, state).get("failed")
+    assert run(world, "read")["slots"]["blue"]["online"] == 2
+    assert [name for name in os.listdir(Path(world.facts["app"], "releases")) if name.endswith(".partial")] == []
