@@ -385,7 +385,8 @@ def test_a_second_run_is_told_who_holds_the_app(world: World, play: Play, load: 
 
 def test_a_release_cut_at_every_phase_goes_on(world: World, play: Play, load: Load) -> None:
     """One release, killed in each of its phases, resumed each time with its id, and promoted in the end."""
-    assert play("rollback").rc == 0
+    if served(world)[0] == "v1.0.0":
+        assert play("rollback").rc == 0
     since, release_id = len(world.ledger()), ""
     for phase in ("preflight", "prepare", "backup", "rehearse", "migrate", "start", "canary", "promote", "watch", "close"):
         mark = len(world.ledger())
