@@ -24,7 +24,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import (
 )
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, bin_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 LIMITS = Limits()
@@ -254,6 +254,7 @@ def test_what_a_step_can_see_is_said_in_words() -> None:
     assert detectable(0, 0.05, 600, LIMITS) is None
 
 
+@settings(deadline=None)
 @given(st.floats(0.5, 500), st.sampled_from([0.01, 0.05, 0.25, 0.5, 1.0]), st.floats(30, 7200))
 def test_more_time_detects_as_much(rate: float, share: float, seconds: float) -> None:
     short, long = detectable(rate, share, seconds, LIMITS), detectable(rate, share, 4 * seconds, LIMITS)
