@@ -1,51 +1,105 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names, ports and the process file of a slot, and what retention may remove."""
+"""A slot's names and files follow from the app and the colour, and nothing a slot needs is pruned."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core import slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Service
 from hypothesis import given
 from hypothesis import strategies as st
 
-WEB = {"name": "web", "entry": "server.js", "instances": 2, "ports": {"blue": 3001, "green": 3002, "rehearsal": 3003}}
+PORTS = {"blue": 3001, "green": 3002, "rehearsal": 3003}
+EXAMPLE = "Example: {name: web, entry: server.js, instances: 2, ports: {blue: 3001, green: 3002, rehearsal: 3003}}"
+BAD_PORTS = "app_services: web needs three different ports, for blue, green, rehearsal."
 
 
-def test_the_process_file_names_everything_absolutely() -> None:
-    (app,) = slots.ecosystem("shop", "green", [slots.service_from(WEB)], "/srv/shop/releases/v1", {"A": "b"}, "/srv/shop/logs", "r1")["apps"]
-    assert (app["name"], app["script"], app["cwd"]) == ("shop-web-green", "/srv/shop/releases/v1/server.js", "/srv/shop/releases/v1")
-    assert app["env"] == {"A": "b", "HOST": "127.0.0.1", "PORT": "3002", "SLUICE_SLOT": "green", "SLUICE_RELEASE": "r1", "NODE_ENV": "production"}
-    assert (app["instances"], app["exec_mode"], app["wait_ready"]) == (2, "cluster", True)
+@pytest.mark.parametrize("slot", slots.SLOTS)
+def test_the_other_slot_is_the_other_one(slot: str) -> None:
+    assert slots.other(slot) != slot
+    assert slots.other(slots.other(slot)) == slot
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        {"name": "Web!"},
-        {"name": ""},
-        {"entry": ""},
-        {"entry": "/abs.js"},
-        {"entry": "../x.js"},
-        {"entry": "npm"},
-        {"ports": {"blue": 1}},
-        {"ports": None},
-        {"ports": {"blue": 1, "green": 1, "rehearsal": 2}},
-        {"ports": {"blue": 0, "green": 1, "rehearsal": 2}},
-        {"ports": {"blue": "x", "green": 1, "rehearsal": 2}},
+        ({"name": "Web"}, "app_services: the name 'Web' must be lower-case letters, digits and underscores."),
+        ({"name": "we-b"}, "app_services: the name 'we-b' must be lower-case letters, digits and underscores."),
+        ({"name": "web\n"}, "app_services: the name 'web\\n' must be lower-case letters, digits and underscores."),
+        ({"name": ""}, "app_services: the name '' must be lower-case letters, digits and underscores."),
+        ({"entry": ""}, "app_services: the entry of web must be a file of the release such as server.js, not ''."),
+        ({"entry": "/bin/sh"}, "app_services: the entry of web must be a file of the release such as server.js, not '/bin/sh'."),
+        ({"entry": "a/../../b.js"}, "app_services: the entry of web must be a file of the release such as server.js, not 'a/../../b.js'."),
+        ({"entry": "npm"}, "app_services: the entry of web must be a file of the release such as server.js, not 'npm'."),
+        ({"ports": None}, BAD_PORTS),
+        ({"ports": {"blue": 3001, "green": 3002}}, BAD_PORTS),
+        ({"ports": {**PORTS, "red": 3004}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": 3001}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": "3001"}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": 0}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": 65536}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": "http"}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": True}}, BAD_PORTS),
     ],
 )
-def test_a_wrong_service_is_refused_with_an_example(change: dict[str, object]) -> None:
-    with pytest.raises(SluiceError, match=r"app_services: .*Example: \{name: web"):
-        slots.service_from({**WEB, **change})
+def test_a_service_of_the_wrong_shape_is_refused_with_an_example(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(SluiceError) as caught:
+        slots.service_from({"name": "web", "entry": "server.js", "ports": PORTS, **change})
+    assert str(caught.value) == f"{words} {EXAMPLE}"
 
 
-@given(st.lists(st.integers(0, 9), unique=True), st.lists(st.integers(0, 9), unique=True), st.lists(st.integers(0, 9)), st.integers(1, 5))
-def test_retention_never_takes_what_a_slot_holds_or_a_kept_good_one(there: list[int], good: list[int], held: list[int], keep: int) -> None:
-    folders = [f"/r/{number}" for number in there]
-    gone = slots.prunable(folders, [f"/r/{number}" for number in good], [f"/r/{number}" for number in held], keep)
-    assert not set(gone) & {f"/r/{number}" for number in held}
-    assert not set(gone) & {f"/r/{number}" for number in good[:keep]}
-    assert set(folders) - set(gone) <= {f"/r/{number}" for number in [*held, *good[:keep]]}
+def test_a_service_has_defaults() -> None:
+    assert slots.service_from({"name": "web", "entry": "dist/server.js", "ports": {name: str(port) for name, port in PORTS.items()}}) == Service(
+        "web", "dist/server.js", PORTS, 1, "cluster", "/api/health"
+    )
+
+
+def test_names_and_folders_follow_from_app_and_colour() -> None:
+    assert slots.process_name("wallet", "web", "blue") == "wallet-web-blue"
+    assert slots.release_folder("/srv/wallet", "v2", "0123456789abcdef") == "/srv/wallet/releases/v2-0123456789ab"
+
+
+def test_the_process_file_has_absolute_paths_and_the_slots_own_port() -> None:
+    service = Service("web", "dist/server.js", PORTS, 2)
+    (process,) = slots.ecosystem("wallet", "green", [service], "/srv/wallet/releases/v2-ab", {"PORT": "9", "KEY": "k"}, "/var/log/wallet", "v2-1")["apps"]
+    assert process["name"] == "wallet-web-green"
+    assert process["cwd"] == "/srv/wallet/releases/v2-ab"
+    assert process["script"] == "/srv/wallet/releases/v2-ab/dist/server.js"
+    assert process["instances"] == 2
+    assert process["env"] == {
+        "PORT": "3002",
+        "KEY": "k",
+        "HOST": "127.0.0.1",
+        "SLUICE_SLOT": "green",
+        "SLUICE_RELEASE": "v2-1",
+        "NODE_ENV": "production",
+    }
+    assert process["out_file"] == "/var/log/wallet/wallet-web-green.out.log"
+    assert process["error_file"] == "/var/log/wallet/wallet-web-green.err.log"
+
+
+def test_the_two_slots_share_no_name_port_or_log() -> None:
+    services = [Service("web", "a.js", PORTS), Service("worker", "b.js", {"blue": 4001, "green": 4002, "rehearsal": 4003})]
+    seen = [
+        (process["name"], process["env"]["PORT"], process["out_file"], process["error_file"])
+        for slot in slots.SLOTS
+        for process in slots.ecosystem("wallet", slot, services, "/r", {}, "/l", "r")["apps"]
+    ]
+    assert len(seen) == 4
+    assert all(len(set(column)) == 4 for column in zip(*seen))
+
+
+NAMES = st.lists(st.sampled_from([f"v{number}" for number in range(9)]), unique=True)
+
+
+@given(NAMES, NAMES, NAMES, st.integers(0, 5))
+def test_what_is_pointed_to_or_among_the_newest_good_ones_stays(folders: list[str], good: list[str], protected: list[str], keep: int) -> None:
+    gone = slots.prunable(folders, good, protected, keep)
+    assert not set(gone) & (set(protected) | set(good[:keep]))
+    assert set(folders) - set(gone) <= set(protected) | set(good[:keep])
+    assert gone == [folder for folder in folders if folder in gone]
