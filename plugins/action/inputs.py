@@ -14,6 +14,7 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.sluice.deploy.plugins.module_utils.core import inputs
+from ansible_collections.sluice.deploy.plugins.modules.inputs import ARGUMENTS
 
 _ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -26,7 +27,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
-        _validation, args = self.validate_argument_spec(argument_spec={"required": {"type": "list", "elements": "str", "default": []}})
+        _validation, args = self.validate_argument_spec(argument_spec=ARGUMENTS)
         specs: dict[str, dict[str, Any]] = {}
         for path in sorted(_ROLES.glob("*/meta/argument_specs.yml")):
             specs.update(yaml_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"].get("options", {}))

@@ -18,6 +18,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import R
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import INCONCLUSIVE, PASS, Gate, stops
+from ansible_collections.sluice.deploy.plugins.modules.judge import ARGUMENTS
 
 
 class ActionModule(ActionBase):
@@ -28,24 +29,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _validation, args = self.validate_argument_spec(
-            argument_spec={
-                "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "way_back", "fleet"], "required": True},
-                "edges": {"type": "str", "default": "__edge_result"},
-                "slots": {"type": "str", "default": "__slot_result"},
-                "samples": {"type": "str", "default": "__canary_sample"},
-                "release": {"type": "dict", "default": {}},
-                "releases": {"type": "list", "elements": "dict", "default": []},
-                "step": {"type": "dict", "default": {}},
-                "steps": {"type": "list", "elements": "dict", "default": []},
-                "limits": {"type": "dict", "default": {}},
-                "canary": {"type": "str", "default": ""},
-                "live": {"type": "str", "default": ""},
-                "percent": {"type": "int"},
-                "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
-                "reason": {"type": "str", "default": ""},
-            }
-        )
+        _validation, args = self.validate_argument_spec(argument_spec=ARGUMENTS)
         try:
             answer: dict[str, Any] = getattr(self, "_" + args["about"])(args, variables)
             return answer

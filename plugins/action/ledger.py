@@ -22,10 +22,10 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import Outcome, gather
 from ansible_collections.sluice.deploy.plugins.module_utils.desk import Desk
+from ansible_collections.sluice.deploy.plugins.modules.ledger import ARGUMENTS
 
 # What a release that goes on says of itself; every later task finds these keys in __release.
 _GOING = {"stop": "", "stopped_in": "", "hold": False, "planned_hold": False}
-STATES = ("read", "claim", "begin", "end", "record", "renew", "close")
 
 
 class ActionModule(ActionBase):
@@ -36,28 +36,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        _validation, args = self.validate_argument_spec(
-            argument_spec={
-                "state": {"type": "str", "choices": list(STATES), "default": "read"},
-                "app": {"type": "str", "required": True},
-                "directory": {"type": "path", "required": True},
-                "release_id": {"type": "str", "default": ""},
-                "version": {"type": "str", "default": ""},
-                "reason": {"type": "str", "default": ""},
-                "break_reason": {"type": "str", "default": ""},
-                "ttl": {"type": "int", "default": 900},
-                "phase": {"type": "str", "default": ""},
-                "collect": {"type": "list", "elements": "str", "default": []},
-                "keep": {"type": "list", "elements": "str", "default": []},
-                "once": {"type": "list", "elements": "str", "default": []},
-                "say": {"type": "str", "default": ""},
-                "report": {"type": "path", "default": ""},
-                "manifest": {"type": "dict"},
-                "events": {"type": "list", "elements": "dict", "default": []},
-                "event": {"type": "str", "default": ""},
-                "data": {"type": "dict", "default": {}},
-            }
-        )
+        _validation, args = self.validate_argument_spec(argument_spec=ARGUMENTS)
         args["check"] = self._task.check_mode
         try:
             answer: dict[str, Any] = getattr(self, "_" + args["state"], self._plain)(args, variables)

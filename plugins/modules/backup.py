@@ -23,36 +23,9 @@ attributes:
   diff_mode:
     description: Shows the folder that appears.
     support: full
+extends_documentation_fragment:
+  - sluice.deploy.database
 options:
-  env_file:
-    description: Environment file of the app, readable by its owner alone; the database URL is read from it and shown nowhere.
-    type: path
-    required: true
-  env_var:
-    description: Name of the variable in O(env_file) that holds the database URL, in the spelling of libpq, SQLAlchemy or Node.
-    type: str
-    default: DATABASE_URL
-  app:
-    description: Name of the app. Backup, rehearsal and migration of one app on one database exclude each other.
-    type: str
-    required: true
-  client_directory:
-    description: Folder of C(psql), C(pg_dump) and C(pg_restore). Without it they are looked for on the path.
-    type: path
-  lock_wait:
-    description: Seconds to wait for another run on the same database.
-    type: float
-    default: 15
-  timeout:
-    description: Seconds after which everything is stopped.
-    type: int
-    default: 1800
-  fence:
-    description: Fencing number of the lease. The module refuses to work when O(state_dir) has seen a higher one.
-    type: int
-  state_dir:
-    description: Folder in which the highest fencing number is remembered.
-    type: path
   directory:
     description: Folder of the backups, made with mode 0700. Each lies in its own folder, named C(app-release_id).
     type: path

@@ -53,9 +53,12 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name has the same arguments.
+ARGUMENTS = {"required": {"type": "list", "elements": "str", "default": []}}
+
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"required": {"type": "list", "elements": "str", "default": []}}, supports_check_mode=True)
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     module.fail_json(msg="sluice.deploy.inputs runs on the control node through its action plugin.")
 
 

@@ -200,25 +200,28 @@ say:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# The action plugin of this name has the same arguments.
+ARGUMENTS = {
+    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "way_back", "fleet"], "required": True},
+    "edges": {"type": "str", "default": "__edge_result"},
+    "slots": {"type": "str", "default": "__slot_result"},
+    "samples": {"type": "str", "default": "__canary_sample"},
+    "release": {"type": "dict", "default": {}},
+    "releases": {"type": "list", "elements": "dict", "default": []},
+    "step": {"type": "dict", "default": {}},
+    "steps": {"type": "list", "elements": "dict", "default": []},
+    "limits": {"type": "dict", "default": {}},
+    "canary": {"type": "str", "default": ""},
+    "live": {"type": "str", "default": ""},
+    "percent": {"type": "int"},
+    "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
+    "reason": {"type": "str", "default": ""},
+}
+
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "way_back", "fleet"], "required": True},
-            "edges": {"type": "str", "default": "__edge_result"},
-            "slots": {"type": "str", "default": "__slot_result"},
-            "samples": {"type": "str", "default": "__canary_sample"},
-            "release": {"type": "dict", "default": {}},
-            "releases": {"type": "list", "elements": "dict", "default": []},
-            "step": {"type": "dict", "default": {}},
-            "steps": {"type": "list", "elements": "dict", "default": []},
-            "limits": {"type": "dict", "default": {}},
-            "canary": {"type": "str", "default": ""},
-            "live": {"type": "str", "default": ""},
-            "percent": {"type": "int"},
-            "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
-            "reason": {"type": "str", "default": ""},
-        },
+        argument_spec=ARGUMENTS,
         supports_check_mode=True,
     )
     module.fail_json(msg="sluice.deploy.judge runs on the control node through its action plugin.")

@@ -178,31 +178,34 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.store impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.desk import Desk
 
+# The action plugin of this name has the same arguments.
+ARGUMENTS = {
+    "state": {"type": "str", "choices": ["read", "claim", "begin", "end", "record", "renew", "close"], "default": "read"},
+    "app": {"type": "str", "required": True},
+    "directory": {"type": "path", "required": True},
+    "release_id": {"type": "str", "default": ""},
+    "version": {"type": "str", "default": ""},
+    "reason": {"type": "str", "default": ""},
+    "break_reason": {"type": "str", "default": ""},
+    "ttl": {"type": "int", "default": 900},
+    "phase": {"type": "str", "default": ""},
+    "collect": {"type": "list", "elements": "str", "default": []},
+    "keep": {"type": "list", "elements": "str", "default": []},
+    "once": {"type": "list", "elements": "str", "default": []},
+    "say": {"type": "str", "default": ""},
+    "report": {"type": "path", "default": ""},
+    "manifest": {"type": "dict"},
+    "events": {"type": "list", "elements": "dict", "default": []},
+    "event": {"type": "str", "default": ""},
+    "data": {"type": "dict", "default": {}},
+    "request": {"type": "dict"},
+    "run": {"type": "dict"},
+}
+
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "state": {"type": "str", "choices": ["read", "claim", "begin", "end", "record", "renew", "close"], "default": "read"},
-            "app": {"type": "str", "required": True},
-            "directory": {"type": "path", "required": True},
-            "release_id": {"type": "str", "default": ""},
-            "version": {"type": "str", "default": ""},
-            "reason": {"type": "str", "default": ""},
-            "break_reason": {"type": "str", "default": ""},
-            "ttl": {"type": "int", "default": 900},
-            "phase": {"type": "str", "default": ""},
-            "collect": {"type": "list", "elements": "str", "default": []},
-            "keep": {"type": "list", "elements": "str", "default": []},
-            "once": {"type": "list", "elements": "str", "default": []},
-            "say": {"type": "str", "default": ""},
-            "report": {"type": "path", "default": ""},
-            "manifest": {"type": "dict"},
-            "events": {"type": "list", "elements": "dict", "default": []},
-            "event": {"type": "str", "default": ""},
-            "data": {"type": "dict", "default": {}},
-            "request": {"type": "dict"},
-            "run": {"type": "dict"},
-        },
+        argument_spec=ARGUMENTS,
         supports_check_mode=True,
     )
     params = module.params

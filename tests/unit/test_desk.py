@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -121,3 +122,120 @@ def test_check_mode_writes_nothing(tmp_path: Path) -> None:
     assert reply["release"]["version"] == "v1"
     assert not (tmp_path / "ledger.jsonl").exists()
     assert not (tmp_path / "lease.json").exists()
+
+
+def test_of_twenty_processes_at_once_one_gets_the_release(tmp_path: Path) -> None:
+    # Forked, so that every one of them stands at the same barrier with the code loaded; the folder is not there yet.
+    world = multiprocessing.get_context("fork")
+    folder, barrier, answers = tmp_path / "app", world.Barrier(20), world.Queue()
+
+    def claim(number: int) -> None:
+        barrier.wait(10)
+        try:
+            answers.put((number, desk(folder, f"run{number}@there", number).answer("claim", CLAIM)["fence"], ""))
+        except SluiceError as error:
+            answers.put((number, 0, str(error)))
+
+    runs = [world.Process(target=claim, args=(number,)) for number in range(20)]
+    for run in runs:
+        run.start()
+    told = [answers.get(timeout=20) for _run in runs]
+    for run in runs:
+        run.join(10)
+    assert [run.exitcode for run in runs] == [0] * 20
+    ((winner, fence, _said),) = [answer for answer in told if answer[1]]
+    assert fence == 1
+    held = desk(folder).answer("read", {})
+    assert held["lease"]["owner"] == f"run{winner}@there"
+    assert (held["lines"], len(held["releases"])) == (1, 1)
+    losers = [said for number, _fence, said in told if number != winner]
+    assert all(said.startswith(f"The app is being changed by run{winner}@there (process {winner}) for release v1-") for said in losers)
+
+
+@pytest.mark.parametrize(
+    ("owner", "alive", "note"),
+    [("ada@here", True, ""), ("ada@here", False, "and that process is gone"), ("ada@elsewhere", None, "")],
+)
+def test_only_a_process_of_this_host_can_be_known_to_be_gone(tmp_path: Path, owner: str, alive: Any, note: str) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        started = process_started(process.pid)
+        # Another start time is another process that got the same number.
+        desk(tmp_path, owner, process.pid, started if alive is not False else started + 1).answer("claim", {**CLAIM, "version": ""})
+        assert desk(tmp_path).answer("read", {})["lease"]["alive"] is alive
+        said = ""
+        try:
+            said = desk(tmp_path, "bob@here", 2, 3).answer("claim", CLAIM)["note"]
+        except SluiceError as error:
+            assert "being changed by" in str(error)
+        process.kill()
+    assert note in said
+    assert bool(said) == bool(note)
+
+
+def test_the_ledger_says_who_took_the_lease_away(tmp_path: Path) -> None:
+    desk(tmp_path).answer("claim", {**CLAIM, "version": ""})
+    desk(tmp_path, "bob@there", 2).answer("claim", {**CLAIM, "break_reason": "it hangs"})
+    takeover, claim = Store(str(tmp_path)).records()
+    assert (takeover["event"], takeover["operator"], takeover["fence"]) == ("takeover", "bob@there", 2)
+    assert takeover["data"]["note"].startswith("broken by bob@there: it was held by ada@here (process 1) for release since 1970-01-01 00:16:40 UTC")
+    assert (claim["event"], claim["fence"], claim["data"]) == ("claim", 2, {"version": "v1", "resumed": False})
+
+
+def test_the_number_grows_through_claims_and_closes(tmp_path: Path) -> None:
+    fences = []
+    for number in range(4):
+        run = desk(tmp_path, pid=number + 1, now=1000.0 + number)
+        fences.append(run.answer("claim", {**CLAIM, "version": ""})["fence"])
+        run.answer("close", {})
+    assert fences == [1, 2, 3, 4]
+    assert desk(tmp_path).answer("read", {})["fence"] == 4
+
+
+@pytest.mark.parametrize(
+    ("state", "request_"),
+    [("record", {"release_id": "x", "events": [], "ttl": 9}), ("renew", {"ttl": 9}), ("close", {"release_id": "x", "event": "promote"})],
+)
+def test_a_run_without_the_lease_changes_nothing(tmp_path: Path, state: str, request_: dict[str, Any]) -> None:
+    with pytest.raises(SluiceError) as caught:
+        desk(tmp_path).answer(state, request_)
+    assert str(caught.value) == "This run has lost the lease: nobody holds it now. Nothing more is changed from here. Look with status.yml."
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_a_lease_is_renewed_by_a_word_and_by_a_record(tmp_path: Path) -> None:
+    name = desk(tmp_path).answer("claim", {**CLAIM, "ttl": 60})["release"]["id"]
+    assert desk(tmp_path, now=1050.0).answer("renew", {"ttl": 60}) == {"changed": False}
+    assert desk(tmp_path).answer("read", {})["lease"]["expires"] == 1110.0
+    record(desk(tmp_path, now=1100.0), name, {"event": "begin", "phase": "backup"})
+    assert desk(tmp_path).answer("read", {})["lease"]["expires"] == 2000.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"release_id": "none", "event": "promote"}, "The ledger knows no release 'none'. Look with status.yml which ones there are."),
+        (
+            {"event": "dance"},
+            "A release that is open cannot take the event dance. Allowed now: begin, claim, end, fail, hold, promote, refuse, rollback, share.",
+        ),
+    ],
+)
+def test_a_close_that_cannot_be_keeps_the_lease(tmp_path: Path, asked: dict[str, Any], words: str) -> None:
+    mine = desk(tmp_path)
+    name = mine.answer("claim", CLAIM)["release"]["id"]
+    with pytest.raises(SluiceError) as caught:
+        mine.answer("close", {"release_id": name, **asked})
+    assert str(caught.value) == words
+    assert mine.answer("read", {})["lease"]["owner"] == "ada@here"
+    assert mine.answer("read", {})["lines"] == 1
+
+
+def test_a_close_gives_the_records_of_its_own_release(tmp_path: Path) -> None:
+    mine = desk(tmp_path)
+    first = mine.answer("claim", CLAIM)["release"]["id"]
+    mine.answer("close", {"release_id": first, "event": "refuse", "data": {"reason": "no room"}})
+    later = desk(tmp_path, now=2000.0)
+    second = later.answer("claim", CLAIM)["release"]["id"]
+    closed = later.answer("close", {"release_id": second, "event": "hold"})
+    assert [(found["event"], found["release"]) for found in closed["records"]] == [("claim", second), ("hold", second)]
+    assert [found["reason"] for found in closed["releases"]] == ["no room", ""]

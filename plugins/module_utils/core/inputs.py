@@ -17,7 +17,6 @@ _BOOLS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 # Ranges that an argument spec has no word for: name -> (lowest, highest, unit).
 RANGES: Mapping[str, tuple[float, float, str]] = {
     "canary_percent": (0, 100, "%"),
-    "canary_min_samples": (1, 1_000_000, "requests"),
     "canary_watch_seconds": (0, 7 * 86400, "s"),
     "slot_deadline": (1, 3600, "s"),
     "slot_passes": (1, 100, "answers"),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 MASK = "********"
-_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.\-]*://[^\s:/@]*:)(?P<password>[^\s@]+)(?=@)", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.\-]*://[^\s:/@]*:)(?P<password>\S+)(?=@)", re.IGNORECASE)
 
 
 class Secret:

@@ -59,12 +59,15 @@ def service_from(data: Mapping[str, Any]) -> Service:
         or len(set(map(int, ports.values()))) != 3
     ):
         raise SluiceError(f"app_services: {name} needs three different ports, for {', '.join(wanted)}.", _EXAMPLE)
+    instances, mode = str(data.get("instances", 1)), str(data.get("mode", "cluster"))
+    if not instances.isdigit() or int(instances) < 1 or mode not in ("cluster", "fork"):
+        raise SluiceError(f"app_services: {name} needs instances of 1 or more and the mode cluster or fork, not {instances!r} and {mode!r}.", _EXAMPLE)
     return Service(
         name,
         entry,
         {slot: int(port) for slot, port in ports.items()},
-        int(data.get("instances", 1)),
-        str(data.get("mode", "cluster")),
+        int(instances),
+        mode,
         str(data.get("health_path", "/api/health")),
     )
 

@@ -51,12 +51,25 @@ def test_edges_that_do_not_agree_stop_before_anything_else(edges: dict[str, Any]
     assert (ground.live, ground.idle) == ("", "")
 
 
-def test_a_share_without_a_release_is_refused_and_with_one_is_expected() -> None:
+def test_a_share_without_a_release_is_refused() -> None:
     edges = {"e1": {"live": "blue", "percent": 25}}
     gate = survey(edges, HOSTS, {}).gates[0]
     assert (gate.verdict, gate.sentence) == ("fail", "25 % of the traffic go to green though no release is open")
     assert gate.remedy == "Take it back with rollback.yml first."
-    assert survey(edges, HOSTS, {"live": "blue", "percent": 25}).gates[0].verdict == "pass"
+
+
+@pytest.mark.parametrize("edge", [{"live": "blue", "percent": 25}, {"live": "green", "percent": 0}])
+def test_a_release_that_goes_on_keeps_the_slots_it_began_with(edge: dict[str, Any]) -> None:
+    ground = survey({"e1": edge}, HOSTS, {"live": "blue", "idle": "green", "live_version": "v1"})
+    assert (ground.live, ground.idle, ground.live_version, ground.percent) == ("blue", "green", "v1", edge["percent"])
+    assert [gate.verdict for gate in ground.gates] == ["pass", "pass"]
+    assert ground.gates[0].sentence.endswith("; the release began with blue live")
+
+
+def test_a_release_that_goes_on_still_needs_its_way_back() -> None:
+    ground = survey({"e1": {"live": "green", "percent": 0}}, {"a1": {"green": GOOD}}, {"live": "blue", "live_version": "v1"})
+    assert ground.gates[-1].sentence == "blue is live but does not run as it should: a1: it holds no version"
+    assert ground.gates[-1].verdict == "fail"
 
 
 @pytest.mark.parametrize(
@@ -81,16 +94,15 @@ HOST = st.fixed_dictionaries({}, optional={"blue": HELD, "green": HELD})
 EDGE = st.just({}) | st.fixed_dictionaries({"live": st.sampled_from(["blue", "green"]), "percent": st.sampled_from([0, 5])})
 
 
-@given(st.dictionaries(st.sampled_from("ef"), EDGE), st.dictionaries(st.sampled_from("abc"), HOST), st.booleans())
-def test_ground_that_passes_has_one_live_slot_and_one_version_that_runs(edges: dict[str, Any], hosts: dict[str, Any], is_open: bool) -> None:
-    ground = survey(edges, hosts, {"live": "blue"} if is_open else {})
+@given(st.dictionaries(st.sampled_from("ef"), EDGE), st.dictionaries(st.sampled_from("abc"), HOST))
+def test_ground_that_passes_has_one_live_slot_and_one_version_that_runs(edges: dict[str, Any], hosts: dict[str, Any]) -> None:
+    ground = survey(edges, hosts, {})
     if any(gate.verdict != "pass" for gate in ground.gates):
         return
     assert {ground.live, ground.idle} == {"blue", "green"}
     assert ground.live_version
     assert edges
-    assert all(edge == {"live": ground.live, "percent": ground.percent} for edge in edges.values())
+    assert all(edge == {"live": ground.live, "percent": 0} for edge in edges.values())
     assert hosts
     assert all(host[ground.live]["version"] == ground.live_version for host in hosts.values())
     assert all(host[ground.live].get("online", 0) == host[ground.live]["wanted"] for host in hosts.values())
-    assert is_open or not ground.percent

@@ -107,12 +107,14 @@ def test_every_complaint_names_the_variable_and_ends_with_an_example(name: str, 
 
 
 @given(ANYTHING)
-def test_a_long_or_secret_value_is_not_thrown_back(value: Any) -> None:
-    (complaint,) = inputs.wrong({"release_token": ["hunter2", value]}, SPECS)
-    assert complaint == "release_token must be text, not the given value. Example: release_token=text"
-    (long,) = inputs.wrong({"canary_pace": "x" * 200}, SPECS)
-    assert f"not '{'x' * 56}... Example" not in long
-    assert "x" * 60 not in long
+def test_a_secret_value_is_not_thrown_back(value: Any) -> None:
+    complaints = inputs.wrong({"release_token": ["hunter2", value]}, SPECS)
+    assert complaints == ["release_token must be text, not the given value. Example: release_token=text"]
+
+
+def test_a_long_value_is_cut() -> None:
+    complaints = inputs.wrong({"canary_pace": "x" * 200}, SPECS)
+    assert complaints == [f"canary_pace must be one of attended, stepwise, not '{'x' * 56}.... Example: canary_pace=attended"]
 
 
 def test_all_variables_that_are_wrong_are_said_at_once() -> None:

@@ -81,6 +81,24 @@ def test_any_change_of_any_byte_is_found(drafts: list[dict[str, Any]], data: st.
     assert caught.value.details()["line"] == number
 
 
+def test_no_byte_of_a_line_can_be_another_one_that_reads_alike() -> None:
+    # White space, escapes and number spellings that JSON takes for the same value.
+    raw = written([{"event": "share", "at": 10.5, "data": {"percent": 5, "text": "a/b \u20ac"}}, {"event": "promote", "at": 2.0}]).encode()
+    for place in range(len(raw) - 1):
+        for byte in b' \t\r\n\0"\\0aAE}\xff':
+            if byte != raw[place]:
+                with pytest.raises(SluiceError, match=r"^Line [12] of the ledger "):
+                    ledger.parse((raw[:place] + bytes([byte]) + raw[place + 1 :]).decode("utf-8", "surrogateescape"))
+
+
+@pytest.mark.parametrize(("old", "new"), [('"at": 10', '"at": 1e1'), ('{"at"', '{ "at"'), ('"x"', '"\\u0078"'), ('{"at"', '{"at": 9, "at"'), ("}", "} ")])
+def test_the_same_record_written_otherwise_is_found(old: str, new: str) -> None:
+    text = written([{"at": 10, "event": "x"}])
+    assert old in text
+    with pytest.raises(SluiceError, match="Line 1 of the ledger was changed after it was written"):
+        ledger.parse(text.replace(old, new, 1))
+
+
 @given(DRAFTS.filter(lambda drafts: len(drafts) > 1), st.data())
 def test_a_line_that_is_gone_doubled_or_out_of_its_place_is_found(drafts: list[dict[str, Any]], data: st.DataObject) -> None:
     lines = written(drafts).splitlines(True)

@@ -103,3 +103,10 @@ def test_what_is_pointed_to_or_among_the_newest_good_ones_stays(folders: list[st
     assert not set(gone) & (set(protected) | set(good[:keep]))
     assert set(folders) - set(gone) <= set(protected) | set(good[:keep])
     assert gone == [folder for folder in folders if folder in gone]
+
+
+@pytest.mark.parametrize("change", [{"instances": "two"}, {"instances": 0}, {"instances": -1}, {"mode": "threads"}])
+def test_instances_and_mode_are_checked(change: dict[str, object]) -> None:
+    data = {"name": "web", "entry": "server.js", "ports": {"blue": 3001, "green": 3002, "rehearsal": 3003}, **change}
+    with pytest.raises(SluiceError, match=r"web needs instances of 1 or more and the mode cluster or fork"):
+        slots.service_from(data)
