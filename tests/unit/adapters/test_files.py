@@ -122,17 +122,18 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_many_that_make_one_folder_all_succeed(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def make(path: str, barrier: threading.Barrier) -> None:
+        barrier.wait(5)
+        try:
+            files.make_folder(path)
+        except SluiceError as error:
+            failed.append(error)
+
     for number in range(20):
-        barrier, failed = threading.Barrier(8), []
-
-        def make(path: str, barrier: threading.Barrier = barrier, failed: list[BaseException] = failed) -> None:
-            barrier.wait(5)
-            try:
-                files.make_folder(path)
-            except SluiceError as error:
-                failed.append(error)
-
-        threads = [threading.Thread(target=make, args=(str(tmp_path / str(number) / "deep"),)) for _thread in range(8)]
+        barrier = threading.Barrier(8)
+        threads = [threading.Thread(target=make, args=(str(tmp_path / str(number) / "deep"), barrier)) for _thread in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -135,7 +135,11 @@ def test_what_http_cannot_carry_is_an_answer_too(server: Server, base: str, path
 
 def test_a_server_that_hangs_up_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=lambda: listening.accept()[0].close())
+
+        def hang_up() -> None:
+            listening.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
         thread.start()
         answer = web.ask(f"http://127.0.0.1:{listening.getsockname()[1]}", probe(), 5)
         thread.join(5)
