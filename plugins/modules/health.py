@@ -89,54 +89,52 @@ seen:
   type: dict
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import web
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "urls": {"type": "list", "elements": "str", "required": True},
+    "path": {"type": "str", "default": "/api/health"},
+    "version": {"type": "str", "default": ""},
+    "version_key": {"type": "str", "default": "version", "no_log": False},
+    "headers": {"type": "dict", "default": {}},
+    "smoke": {"type": "list", "elements": "dict", "default": []},
+    "deadline": {"type": "float", "default": 30},
+    "passes": {"type": "int", "default": 3, "no_log": False},
+    "interval": {"type": "float", "default": 0.2},
+    "timeout": {"type": "float", "default": 5},
+}
+
+
+def prove(params: dict[str, Any]) -> list[Gate]:
+    """Wait for the addresses, send the smoke requests, and return the gates; what is not as it should be is a SluiceError."""
+    probe = Probe("health", params["path"], headers=params["headers"]).expecting(**{params["version_key"]: params["version"]})
+    probes = [probe for probe in (probe_from(data, "app_smoke") for data in params["smoke"]) if not probe.writes]
+    targets = {url: (url, probe) for url in params["urls"]}
+    passes = params["passes"]
+    streaks = web.wait_healthy(targets, passes=passes, deadline=params["deadline"], interval=params["interval"], timeout=params["timeout"])
+    asked = sum(streak.asked for streak in streaks.values())
+    version = f" as {params['version']}" if params["version"] else ""
+    said = f"{', '.join(targets)} healthy{version}: {passes} good answers in a row, {asked} asked"
+    gates = [Gate("health", PASS, said, value=passes, limit=passes, sample=asked)]
+    first, count = params["urls"][0], len(probes)
+    wrong = web.smoke(first, probes, params["timeout"])
+    if wrong:
+        raise SluiceError(f"{len(wrong)} of {count} smoke requests failed on {first}: {'; '.join(wrong)}.", wrong=wrong)
+    if probes:
+        gates.append(Gate("smoke", PASS, f"{count} smoke requests to {first} answered as they should", value=count, limit=count))
+    return gates
+
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "urls": {"type": "list", "elements": "str", "required": True},
-            "path": {"type": "str", "default": "/api/health"},
-            "version": {"type": "str", "default": ""},
-            "version_key": {"type": "str", "default": "version", "no_log": False},
-            "headers": {"type": "dict", "default": {}},
-            "smoke": {"type": "list", "elements": "dict", "default": []},
-            "deadline": {"type": "float", "default": 30},
-            "passes": {"type": "int", "default": 3, "no_log": False},
-            "interval": {"type": "float", "default": 0.2},
-            "timeout": {"type": "float", "default": 5},
-        },
-        supports_check_mode=True,
-    )
-    params = module.params
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
-        probe = Probe("health", params["path"], headers=params["headers"]).expecting(**{params["version_key"]: params["version"]})
-        probes = [probe for probe in (probe_from(data, "app_smoke") for data in params["smoke"]) if not probe.writes]
-        targets = {url: (url, probe) for url in params["urls"]}
-        streaks = web.wait_healthy(targets, passes=params["passes"], deadline=params["deadline"], interval=params["interval"], timeout=params["timeout"])
-        asked = sum(streak.asked for streak in streaks.values())
-        version = f" as {params['version']}" if params["version"] else ""
-        gates = [
-            Gate(
-                "health",
-                PASS,
-                f"{', '.join(targets)} healthy{version}: {params['passes']} good answers in a row, {asked} asked",
-                value=params["passes"],
-                limit=params["passes"],
-                sample=asked,
-            )
-        ]
-        wrong = web.smoke(params["urls"][0], probes, params["timeout"])
-        if wrong:
-            raise SluiceError(f"{len(wrong)} of {len(probes)} smoke requests failed on {params['urls'][0]}: {'; '.join(wrong)}.", wrong=wrong)
-        if probes:
-            gates.append(
-                Gate("smoke", PASS, f"{len(probes)} smoke requests to {params['urls'][0]} answered as they should", value=len(probes), limit=len(probes))
-            )
+        gates = prove(module.params)
     except SluiceError as error:
         module.fail_json(msg=str(error), **error.details())
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates])

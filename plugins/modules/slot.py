@@ -156,7 +156,7 @@ gates:
   elements: dict
 slots:
   description: What each slot holds after the call, by slot, with C(version), C(commit), C(folder) and C(online) (processes that run).
-  returned: always
+  returned: O(state=read) and O(state=started), and any state in diff mode
   type: dict
 milliseconds:
   description: Time the step took on the host.
@@ -238,7 +238,7 @@ class Host:
         wanted = sum(service.instances for service in services)
 
         def dead() -> str:
-            mine = [process for process in self.pm2.processes() if process.name in names]
+            mine = [process for process in self.pm2.processes(again=True) if process.name in names]
             broken = next((process for process in mine if process.status == "errored" or process.restarts), None)
             return f"{broken.name} ended with exit code {broken.exit_code} and was restarted {broken.restarts} times" if broken else ""
 
@@ -247,13 +247,13 @@ class Host:
             web.wait_healthy(
                 self.targets(slot, version), passes=self.params["passes"], deadline=self.params["deadline"], interval=0.1, timeout=2.0, given_up=dead
             )
-            mine = [process for process in self.pm2.processes() if process.name in names]
+            mine = [process for process in self.pm2.processes(again=True) if process.name in names]
             online = sum(1 for process in mine if process.status == "online")
             if online != wanted or any(process.restarts for process in mine):
                 raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {sum(process.restarts for process in mine)} restarts.")
         except SluiceError as error:
             said = "\n".join(filter(None, (tail(os.path.join(logs, f"{name}.err.log"), start=marks[name]) for name in names)))
-            exits = sorted({process.exit_code for process in self.pm2.processes() if process.name in names and process.exit_code})
+            exits = sorted({process.exit_code for process in self.pm2.processes(again=True) if process.name in names and process.exit_code})
             self.pm2.delete(names)
             said = scrub(said or (self.last_words(slot, folder, env, services[0]) if exits else ""), env.values()).strip()
             code = f" Exit code {exits[0]}." if exits else ""
@@ -444,19 +444,20 @@ def main() -> None:
     try:
         host = Host(module.params)
         state = module.params["state"]
+        shown = module._diff or state in ("read", "started")
         before = host.held() if module._diff else {}
         if state != "read" and module.params["fence"] is not None and not module.check_mode:
             make_folder(host.directory)
             claim(host.directory, module.params["fence"])
         changed = STATES[state](host, module.check_mode) if state in STATES else False
-        after = host.held()
+        after = host.held() if shown else {}
     except SluiceError as error:
         module.fail_json(msg=str(error), **error.details())
     result = {
         "changed": changed,
         "actions": host.actions,
         "gates": [gate.as_dict() for gate in host.gates],
-        "slots": after,
+        **({"slots": after} if shown else {}),
         "milliseconds": int((time.monotonic() - begun) * 1000),
     }
     if module._diff:

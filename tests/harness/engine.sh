@@ -11,12 +11,14 @@ fail() {
   exit 1
 }
 
-# The engine outlives this script: it must not hold the caller's output open.
+# The engine outlives this script: it must not hold the caller's output open. Debian's init script mounts the control
+# groups where they are missing, but raises limits first and gives up where the machine does not let it (a container
+# without CAP_SYS_RESOURCE): the engine itself needs neither there.
 start() {
   if [ -d /run/systemd/system ]; then
     systemctl start docker
-  elif [ -x /etc/init.d/docker ]; then
-    /etc/init.d/docker start
+  elif [ -x /etc/init.d/docker ] && /etc/init.d/docker start; then
+    return
   else
     setsid dockerd &
   fi </dev/null >"$LOG" 2>&1

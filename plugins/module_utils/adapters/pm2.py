@@ -38,13 +38,22 @@ class Pm2:
     def __init__(self, command: Sequence[str], home: str, path: str = "") -> None:
         self._command = list(command)
         self._home = home
+        self._known: list[Process] | None = None
         self._env = {"PM2_HOME": home, "PM2_DISABLE_VERSION_CHECK": "true", "PATH": os.pathsep.join(filter(None, (path, os.environ.get("PATH", os.defpath))))}
 
     def _run(self, *words: str, timeout: float = 60.0, ok: Sequence[int] = (0,)) -> str:
         return run([*self._command, *words], timeout=timeout, env=self._env, ok=ok).stdout
 
-    def processes(self) -> list[Process]:
-        """Return every process of this daemon; a first call starts the daemon."""
+    def processes(self, again: bool = False) -> list[Process]:
+        """Return every process of this daemon; a first call starts the daemon.
+
+        Asking takes PM2 some 0.3 s, so an answer holds until this object changes something, or ``again`` is set.
+        """
+        if self._known is None or again:
+            self._known = self._list()
+        return self._known
+
+    def _list(self) -> list[Process]:
         out = self._run("jlist")
         # Without a daemon, or with another version of it, messages stand before the JSON.
         found = next((text for text in reversed(out.splitlines()) if text.startswith("[{") or text.strip() == "[]"), None)
@@ -64,11 +73,13 @@ class Pm2:
 
     def start(self, ecosystem: str) -> None:
         """Start what a process file names. The exit code says only that PM2 took the order."""
+        self._known = None
         self._run("start", ecosystem, timeout=120.0)
 
     def delete(self, names: Sequence[str]) -> None:
         """End processes by name and forget them; names it does not know are no error."""
         if names:
+            self._known = None
             self._run("delete", *names, timeout=60.0, ok=(0, 1))
 
     def save(self) -> None:
