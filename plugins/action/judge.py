@@ -71,6 +71,10 @@ class ActionModule(ActionBase):
         if self._task.check_mode:
             gate = Gate("canary", PASS, f"check mode: {step.percent} % would be judged here for {step.min:g} to {step.max:g} s")
             return self._said(args, gate.verdict, gate.sentence, [gate], step.max)
+        if step.percent == 0 and args["live"] != args["canary"]:
+            elapsed = min((float(look["until"]) - float(switches[host]["changed_at"]) for host, look in looks.items()), default=0.0)
+            gate = Gate("canary", INCONCLUSIVE, "0 % is for testers alone: there are no visitors to judge")
+            return self._said(args, gate.verdict, gate.sentence, [gate], elapsed)
         if step.max <= 0:
             gate = Gate("canary", INCONCLUSIVE, f"{step.percent} % was not judged: the step has no time")
             return self._said(args, gate.verdict, gate.sentence, [gate], 0.0)
@@ -133,6 +137,30 @@ class ActionModule(ActionBase):
             raise SluiceError(f"The share stays at {release['share']} %: {judgement.sentence}", remedy, gates=gates)
         return {"changed": False, "gates": gates, "verdict": judgement.verdict}
 
+    def _edges(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Say what became of each edge; one that failed is named with those that went back for it."""
+        tried, done, back = (self._results(variables, name) for name in ("__edge_tried", args["edges"], "__edge_back"))
+        failed = {host: result for host, result in {**tried, **done}.items() if result.get("failed") or result.get("unreachable")}
+        lines = []
+        for host, result in {**tried, **done}.items():
+            if host in failed:
+                lines.append(f"edge {host}: FAILED, {result.get('msg', 'no reason given')}")
+            elif host in back:
+                word = "went back" if not back[host].get("failed") else f"could NOT go back, {back[host].get('msg', '')}"
+                lines.append(f"edge {host}: {word}, {_traffic(back[host].get('after') or result['before'])}")
+            elif failed and host not in done:
+                lines.append(f"edge {host}: was not switched")
+            else:
+                lines.append(f"edge {host}: {_traffic(result['after'])}, {result['milliseconds']:.0f} ms")
+        everyone = [*{**tried, **done}]
+        # An edge that failed may have left the play: one that did not speaks for all.
+        first = variables["inventory_hostname"] == next((host for host in everyone if host not in failed), everyone[0])
+        if failed:
+            told = "\n" + "\n".join(f"  {line}" for line in lines) if first else ""
+            said = f"{len(failed)} of {len(everyone)} edges failed: {', '.join(failed)}.{told}"
+            raise SluiceError(said, "Mend the edge, then run again." if first else "", edges=lines)
+        return {"changed": False, "say": lines if first else []}
+
     def _way_back(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Find what the app can go back to, from what the ledger remembers; the edge asks the slot itself before it sends traffic there."""
         known = set(Release.__dataclass_fields__)
@@ -153,8 +181,10 @@ class ActionModule(ActionBase):
     def _fleet(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Say in lines what every edge and slot does now."""
         edges = {host: result.get("after") or {} for host, result in self._results(variables, args["edges"]).items()}
-        lines = [f"edge {host}: {_traffic(state)}" if state else f"edge {host}: no state yet" for host, state in edges.items()]
-        if len({(state.get("live"), state.get("percent")) for state in edges.values()}) > 1:
+        results = self._results(variables, args["edges"])
+        lines = [line for host, state in edges.items() for line in _edge_lines(host, state, results[host])]
+        agreed = ("live", "percent", "testers", "switch", "hosts_out", "maintenance")
+        if len({tuple(str(state.get(key)) for key in agreed) for state in edges.values()}) > 1:
             lines.append("The edges do NOT agree.")
         for host, result in self._results(variables, args["slots"]).items():
             lines += [
@@ -175,4 +205,25 @@ class ActionModule(ActionBase):
 
 def _traffic(state: dict[str, Any]) -> str:
     shares = ", ".join(f"{slot} {share} %" for slot, share in sorted(state["shares"].items()))
-    return f"{state['live']} live, shares {shares}, generation {state['generation']}"
+    return f"{state['live']} live, shares {shares}, {state['switch']}, generation {state['generation']}"
+
+
+def _edge_lines(host: str, state: dict[str, Any], result: dict[str, Any]) -> list[str]:
+    """Return what status.yml says of one edge: a line, and one more for each thing that is not as usual."""
+    if not state:
+        return [f"edge {host}: {result.get('msg') or 'no state yet'}"]
+    lines = [f"edge {host}: {_traffic(state)}"]
+    serving, draining = result["serving"], result.get("draining", {})
+    if serving["generation"] is None:
+        lines.append(f"edge {host}: nginx does NOT answer on its control address")
+    elif not serving["agrees"]:
+        lines.append(f"edge {host}: nginx serves generation {serving['generation']} and does NOT agree with the files; run edge.yml")
+    if state["testers"]:
+        lines.append(f"edge {host}: testers go to the idle slot")
+    if state["hosts_out"]:
+        lines.append(f"edge {host}: out are {', '.join(state['hosts_out'])}")
+    if state["maintenance"]:
+        lines.append(f"edge {host}: CLOSED for maintenance")
+    if draining.get("workers"):
+        lines.append(f"edge {host}: {draining['workers']} old workers drain {draining['connections']} connections")
+    return lines

@@ -46,6 +46,11 @@ options:
     description: Headers sent with the health probe.
     type: dict
     default: {}
+  closed:
+    description:
+      - With V(true) the answer must be the one of a site that is closed for maintenance, with V(false) any other.
+      - The status and the version do not matter then.
+    type: bool
   smoke:
     description: Further requests, each with C(name), C(method), C(path), C(headers), C(body), C(status), C(contains), C(json), C(writes).
       Those that write are left out.
@@ -103,6 +108,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "version": {"type": "str", "default": ""},
     "version_key": {"type": "str", "default": "version", "no_log": False},
     "headers": {"type": "dict", "default": {}},
+    "closed": {"type": "bool"},
     "smoke": {"type": "list", "elements": "dict", "default": []},
     "deadline": {"type": "float", "default": 30},
     "passes": {"type": "int", "default": 3, "no_log": False},
@@ -113,15 +119,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 def prove(params: dict[str, Any]) -> list[Gate]:
     """Wait for the addresses, send the smoke requests, and return the gates; what is not as it should be is a SluiceError."""
-    probe = Probe("health", params["path"], headers=params["headers"]).expecting(**{params["version_key"]: params["version"]})
+    probe = Probe("health", params["path"], headers=params["headers"], closed=params["closed"]).expecting(**{params["version_key"]: params["version"]})
     probes = [probe for probe in (probe_from(data, "app_smoke") for data in params["smoke"]) if not probe.writes]
     targets = {url: (url, probe) for url in params["urls"]}
     passes = params["passes"]
     streaks = web.wait_healthy(targets, passes=passes, deadline=params["deadline"], interval=params["interval"], timeout=params["timeout"])
     asked = sum(streak.asked for streak in streaks.values())
     version = f" as {params['version']}" if params["version"] else ""
-    said = f"{', '.join(targets)} healthy{version}: {passes} good answers in a row, {asked} asked"
-    gates = [Gate("health", PASS, said, value=passes, limit=passes, sample=asked)]
+    found = {None: f"healthy{version}", True: "closed for maintenance", False: "open"}[params["closed"]]
+    said = f"{', '.join(targets)} {found}: {passes} good answers in a row, {asked} asked"
+    gates = [Gate("health" if params["closed"] is None else "maintenance", PASS, said, value=passes, limit=passes, sample=asked)]
     first, count = params["urls"][0], len(probes)
     wrong = web.smoke(first, probes, params["timeout"])
     if wrong:

@@ -29,10 +29,11 @@ options:
       - V(canary) judges one look at O(step) from O(edges) and O(samples).
       - V(by_hand) refuses a share set by hand that belongs to no release, or skips a step of O(steps) without O(reason).
       - V(share) fails unless the judge passes the share that is there, by O(samples), or O(reason) is given.
+      - V(edges) tells what became of each of several edges, and fails when one of them failed. Run it on each of them.
       - V(way_back) finds the version that O(releases) can go back to, and fails when there is none.
       - V(fleet) says in lines what the edges, the slots, the lease and the releases do now.
     type: str
-    choices: [ground, canary, by_hand, share, way_back, fleet]
+    choices: [ground, canary, by_hand, share, edges, way_back, fleet]
     required: true
   edges:
     description: Name of the registered variable that holds each host's result of M(sluice.deploy.edge).
@@ -202,7 +203,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 # The action plugin of this name has the same arguments.
 ARGUMENTS = {
-    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "way_back", "fleet"], "required": True},
+    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "edges", "way_back", "fleet"], "required": True},
     "edges": {"type": "str", "default": "__edge_result"},
     "slots": {"type": "str", "default": "__slot_result"},
     "samples": {"type": "str", "default": "__canary_sample"},

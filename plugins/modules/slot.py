@@ -124,6 +124,12 @@ options:
     description: How many good releases stay beside those that a slot holds.
     type: int
     default: 3
+  drain_timeout:
+    description:
+      - Seconds that processes which are replaced or stopped have to finish what they serve. They are ended earlier when no connection is left;
+        what is left at the end is cut, and counted in RV(actions).
+    type: float
+    default: 30
   fence:
     description: Fencing number of the lease. A number lower than one seen before is refused.
     type: int
@@ -175,6 +181,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence impor
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import served_on
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
@@ -225,6 +232,18 @@ class Host:
             service.name: (f"http://127.0.0.1:{service.ports[slot]}", Probe("health", service.health_path).expecting(**asserted)) for service in self.services
         }
 
+    def drain(self, slot: str) -> None:
+        """Wait until nothing is connected to the slot's ports; nginx itself keeps an idle connection for some seconds."""
+        ports, began = {service.ports[slot] for service in self.services}, time.monotonic()
+        at_first = left = served_on(ports)
+        while left and time.monotonic() - began < self.params["drain_timeout"]:
+            time.sleep(0.1)
+            left = served_on(ports)
+        if left:
+            self.actions.append(f"{slot} was ended after {self.params['drain_timeout']:g} s; {left} of {at_first} connections were cut")
+        elif at_first:
+            self.actions.append(f"{slot} drained {at_first} connections in {time.monotonic() - began:.1f} s")
+
     def launch(self, slot: str, folder: str, version: str, env: dict[str, str], services: list[slots.Service]) -> None:
         """Start the services of a slot afresh and wait until they are healthy; end them again when they are not."""
         logs = os.path.join(self.directory, "logs")
@@ -233,7 +252,10 @@ class Host:
         path = release_dir.ecosystem_path(self.directory, slot)
         names = self.names(slot)
         marks = {name: size(os.path.join(logs, f"{name}.err.log")) for name in names}
-        self.pm2.delete([name for name in names if name in {process.name for process in self.pm2.processes()}])
+        running = {process.name for process in self.pm2.processes()}
+        if running.intersection(names):
+            self.drain(slot)
+            self.pm2.delete([name for name in names if name in running])
         write_atomic(path, json.dumps(slots.ecosystem(self.app, slot, services, folder, env, logs, self.params["release"])), 0o600)
         wanted = sum(service.instances for service in services)
 
@@ -366,6 +388,8 @@ def stopped(host: Host, check: bool) -> bool:
     names = [name for name in host.names(host.slot) if name in running]
     known = bool(release_dir.record(host.directory, host.slot))
     if not check:
+        if names:
+            host.drain(host.slot)
         host.pm2.delete(names)
         release_dir.forget(host.directory, host.slot)
     if names or known:
@@ -428,6 +452,7 @@ def main() -> None:
             "path": {"type": "str", "default": ""},
             "good": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "int", "default": 3},
+            "drain_timeout": {"type": "float", "default": 30},
             "fence": {"type": "int"},
         },
         required_if=[

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A world of its own for each file of tests, and playbooks run through ansible-runner."""
+"""A world of its own for each file of tests, playbooks run through ansible-runner, and single edges."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.edges import Edge, binary_of
 from tests.sandbox.demo import Load
 from tests.sandbox.runner import Run, run_playbook
 from tests.sandbox.world import CHECKOUT, World
@@ -60,6 +61,25 @@ def play(world: World, tmp_path: Path) -> Callable[..., Run]:
         return run_playbook(world, data, name, words, verbosity, variables)
 
     return runner
+
+
+@pytest.fixture(params=["distribution", "current"])
+def binary(request: pytest.FixtureRequest) -> str:
+    """Return an nginx: the distribution's, and a current one."""
+    return binary_of(request.param)
+
+
+@pytest.fixture(params=["buckets", "weights"])
+def edge(request: pytest.FixtureRequest, binary: str, tmp_path: Path) -> Iterator[Edge]:
+    """Return an edge whose nginx does not run yet, with each of the two switches."""
+    edge = Edge(tmp_path, binary)
+    edge.defaults["switch"] = request.param
+    try:
+        yield edge
+    finally:
+        edge.stop()
+        for backend in (edge.blue, edge.green):
+            backend.stop()
 
 
 def report(world: World, run: Run | None = None) -> dict[str, Any]:

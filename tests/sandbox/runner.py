@@ -14,7 +14,7 @@ import ansible_runner
 from tests.sandbox.world import CHECKOUT, World
 
 # What stays on the control node: our own action plugins, and Ansible's that send nothing.
-_HERE = ("inputs", "judge", "ledger", "assert", "debug", "fail", "include_role", "include_tasks", "set_fact", "validate_argument_spec")
+_HERE = ("health", "inputs", "judge", "ledger", "assert", "debug", "fail", "include_role", "include_tasks", "set_fact", "validate_argument_spec")
 _ENDS = ("runner_on_ok", "runner_on_failed", "runner_on_skipped", "runner_on_unreachable")
 
 

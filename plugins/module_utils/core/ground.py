@@ -40,6 +40,10 @@ def survey(edges: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, Mapping[s
     if len(seen) > 1:
         told = "; ".join(f"{name}: {state['live']} live, {state['percent']} % to {other(state['live'])}" for name, state in sorted(edges.items()))
         return Ground(gates=[Gate("edge", FAIL, f"the edges do not agree: {told}", remedy="Bring them together with rollback.yml first.")])
+    closed = sorted(name for name, state in edges.items() if state.get("maintenance"))
+    if closed:
+        remedy = "Open it with maintenance.yml -e maintenance_state=off first: a closed site shows nothing of a new version."
+        return Ground(gates=[Gate("maintenance", FAIL, f"the site is closed for maintenance on {', '.join(closed)}", remedy=remedy)])
     live, percent = seen.pop()
     if expected:
         return _resumed(live, percent, hosts, expected)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
@@ -40,6 +40,7 @@ class Probe:
     :param contains: text the body must hold.
     :param json: values by dotted path the JSON body must hold, e.g. ``{"checks.database.status": "ok"}``.
     :param writes: whether it changes data; such a probe runs only against a copy.
+    :param closed: True expects the answer of a site that is closed for maintenance, False any other answer; None asserts what the others say.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Probe:
     contains: str = ""
     json: Mapping[str, Any] = field(default_factory=dict)
     writes: bool = False
+    closed: Optional[bool] = None
 
     def expecting(self, **values: Any) -> Probe:
         """Return the probe with further JSON values asserted; empty values are left out."""
@@ -95,6 +97,11 @@ def complaint(probe: Probe, answer: Answer) -> str:
     """Return what is wrong with an answer, in words; empty when nothing is."""
     if answer.error:
         return answer.error
+    if probe.closed is not None:
+        marked = {name.lower(): value for name, value in answer.headers.items()}.get("sluice-maintenance") == "on"
+        if (answer.status == 503 and marked) == probe.closed:
+            return ""
+        return f"status {answer.status}, {'open' if probe.closed else 'still closed for maintenance'}"
     if answer.status != probe.status:
         return f"status {answer.status} instead of {probe.status}: {_head(answer.body)}"
     if probe.contains and probe.contains not in answer.body:

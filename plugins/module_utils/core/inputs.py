@@ -17,6 +17,12 @@ _BOOLS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 # Ranges that an argument spec has no word for: name -> (lowest, highest, unit).
 RANGES: Mapping[str, tuple[float, float, str]] = {
     "canary_percent": (0, 100, "%"),
+    "edge_percent": (0, 100, "%"),
+    "edge_salt": (0, 999, ""),
+    "edge_drain_timeout": (0, 3600, "s"),
+    "edge_reload_timeout": (1, 600, "s"),
+    "edge_reload_budget": (1, 1000, "workers"),
+    "edge_maintenance_retry_after": (1, 86400, "s"),
     "canary_watch_seconds": (0, 7 * 86400, "s"),
     "slot_deadline": (1, 3600, "s"),
     "slot_passes": (1, 100, "answers"),
@@ -116,7 +122,7 @@ def _word(name: str, value: Any) -> str:
 def steps(given: Iterable[Any]) -> list[str]:
     """Return what is wrong with the steps of a canary: percent grows to 100, times are seconds, ``then`` is a known word."""
     complaints: list[str] = []
-    before = 0
+    before = -1  # a first step of 0 % is for testers alone
     for number, step in enumerate(given, start=1):
         if not isinstance(step, Mapping) or set(step) - set(_STEP_KEYS) or "percent" not in step:
             return [f"canary_steps: step {number} must be a mapping with percent and optionally min, max, then. {_STEP_EXAMPLE}"]
@@ -127,7 +133,7 @@ def steps(given: Iterable[Any]) -> list[str]:
             return [f"canary_steps: percent, min and max of step {number} must be numbers. {_STEP_EXAMPLE}"]
         if not before < percent <= 100:
             complaints.append(
-                f"canary_steps: step {number} has {percent} %, but each step must be above the one before ({before} %) and at most 100. {_STEP_EXAMPLE}"
+                f"canary_steps: step {number} has {percent} %, but each step must be above the one before ({max(before, 0)} %) and at most 100. {_STEP_EXAMPLE}"
             )
         if not 0 <= low <= high:
             complaints.append(f"canary_steps: step {number} has min {low:g} s and max {high:g} s; 0 <= min <= max is allowed. {_STEP_EXAMPLE}")
@@ -135,5 +141,5 @@ def steps(given: Iterable[Any]) -> list[str]:
             complaints.append(f"canary_steps: step {number} says then: {step['then']}; allowed are {', '.join(_THEN)}. {_STEP_EXAMPLE}")
         before = percent
     if before != 100:
-        complaints.append(f"canary_steps must end at 100 %, not at {before} %. {_STEP_EXAMPLE}")
+        complaints.append(f"canary_steps must end at 100 %, not at {max(before, 0)} %. {_STEP_EXAMPLE}")
     return complaints

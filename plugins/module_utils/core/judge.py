@@ -10,21 +10,25 @@ Two questions with two kinds of proof:
 - *May it go on?* ``judge`` passes what was measured and found good. Too few requests, no requests, a live slot that
   is itself in trouble: that is ``inconclusive``, never a pass.
 """
+
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, quantile, value_at
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate, worst
 
-# Normal quantiles of one-sided bounds. The hard bound is asked at every look, hence one far stricter than a single look needs.
-_Z_95, _Z_99, _Z_HARD, _Z_POWER = 1.645, 2.326, 3.09, 1.282
-# Chance that the end of an interval of a p95 is wrong: one end against a fixed limit, and two ends against each other, which are seldom wrong together.
-_ONE_END, _TWO_ENDS = 0.01, 0.05
+# Normal quantiles of one-sided bounds, for what is asked once.
+_Z_95, _Z_99, _Z_POWER = 1.645, 2.326, 1.282
+# Chance that a bound is ever wrong, at whatever look: one against a fixed limit, and each of two against each other, as both must be wrong to mislead.
+_ONE_END, _TWO_ENDS = 0.01, 0.1
+# How many times larger than supposed the odds may be: each is one explanation, and all of them count alike.
+_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 _BOUND_RATIO = 1.5  # a difference that is certain but smaller than this is no reason to stop at once
 _MALFORMED_SHARE = 0.01  # with more lines than this unread, the rest is not a fair sample
 
@@ -115,21 +119,21 @@ class Judgement:
 def alarm(sample: Sample, canary: str, live: Optional[str], limits: Limits) -> Optional[Gate]:
     """Return the gate that ends a step at once, or None while there is no reason to.
 
-    Three rules, each safe to ask at every look:
+    Four rules, each safe to ask at every look:
 
     - *guard*: at least ``guard_errors`` errors, and they are at least ``guard_errors / guard_requests`` of all first attempts so far.
       Up to ``guard_requests`` requests that is "so many errors among the first so many"; from then on the share counts.
       Where live fails as well, it must be ``sprt_ratio`` times live's share: an outage behind both slots is not the canary's doing.
     - *sequential*: Wald's test on who makes the errors. With the share w of the requests, a canary as good as live makes the share w of the
       errors, one ``sprt_ratio`` times as bad makes w r / (w r + 1 - w). It needs live traffic, and a difference above ``error_margin``.
-    - *bound*: from ``min_samples`` requests and ``guard_errors`` errors on, even the lower 99.9 % bound of the error rate (Wilson) is above the limit
-      and above 1.5 times live's rate.
+    - *bound*: from ``min_samples`` requests and ``guard_errors`` errors on, the canary's rate is above the limit, and above 1.5 times live's,
+      each with a chance of 1 % to be wrong at any look.
+    - *p95*: from ``min_samples`` requests on, even the lower end of its p95 is above ``p95_seconds``, or above ``p95_ratio`` times the upper end of live's.
+      Both ends hold at all looks together, whatever the times' distribution. Where live is above ``p95_seconds`` itself, or may be as slow as the
+      canary, only the ratio counts.
     """
     mine, other = _sides(sample, canary, live)
-    if mine.errors < limits.guard_errors:
-        return None
-    reason = _guard(mine, other, limits) or _sequential(mine, other, limits) or _bound(mine, other, limits)
-    return _error_gate(FAIL, mine, other, limits, reason, "Take the traffic off the canary, then look at its log.") if reason else None
+    return _stop_for_errors(mine, other, limits) or _stop_for_p95(mine, other, limits)
 
 
 def _sides(sample: Sample, canary: str, live: Optional[str]) -> tuple[SlotSample, SlotSample]:
@@ -137,15 +141,23 @@ def _sides(sample: Sample, canary: str, live: Optional[str]) -> tuple[SlotSample
     return sample.slot(canary), SlotSample() if live == canary else sample.slot(live)
 
 
+def _stop_for_errors(mine: SlotSample, other: SlotSample, limits: Limits) -> Optional[Gate]:
+    if mine.errors < limits.guard_errors:
+        return None
+    reason = _guard(mine, other, limits) or _sequential(mine, other, limits) or _bound(mine, other, limits)
+    return _error_gate(FAIL, mine, other, limits, reason, "Take the traffic off the canary, then look at its log.") if reason else None
+
+
 def _guard(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
     reached = mine.errors * limits.guard_requests >= limits.guard_errors * mine.requests
-    if reached and mine.error_rate >= limits.sprt_ratio * _known_rate(other, limits):
+    live = other.error_rate if _is_known(other, limits) else 0.0
+    if reached and mine.error_rate >= limits.sprt_ratio * live:
         return f"{limits.guard_errors} failures among {limits.guard_requests} end a step at once."
     return ""
 
 
 def _sequential(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
-    share = mine.requests / (mine.requests + other.requests)
+    share = _share(mine, other)
     if share == 1 or mine.error_rate - other.error_rate <= limits.error_margin:
         return ""
     if _evidence(mine.errors, other.errors, share, limits) < _needed_evidence(limits):
@@ -155,8 +167,13 @@ def _sequential(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
 
 def _evidence(mine: float, other: float, share: float, limits: Limits) -> float:
     """Return the logarithm of how much better "so many times as bad" explains the errors than "as good as live"."""
-    blamed = share * limits.sprt_ratio / (share * limits.sprt_ratio + 1 - share)
+    blamed = _blamed(share, limits.sprt_ratio)
     return mine * math.log(blamed / share) + other * math.log((1 - blamed) / (1 - share))
+
+
+def _blamed(share: float, ratio: float) -> float:
+    """Return which share of the errors a canary makes that has this share of the requests and is so many times as bad as live."""
+    return share * ratio / (share * ratio + 1 - share)
 
 
 def _needed_evidence(limits: Limits) -> float:
@@ -164,15 +181,35 @@ def _needed_evidence(limits: Limits) -> float:
 
 
 def _bound(mine: SlotSample, other: SlotSample, limits: Limits) -> str:
-    lower = _wilson(mine.errors, mine.requests, -_Z_HARD)
-    if mine.requests < limits.min_samples or lower <= max(limits.error_rate, _BOUND_RATIO * _known_rate(other, limits)):
+    if mine.requests < limits.min_samples or not _is_above(limits.error_rate, mine.errors, mine.requests):
         return ""
-    return f"Chance aside, it is {_at_least_percent(lower)} or more."
+    # Live's rate is an estimate as well: whose errors they are is asked of both slots' errors together.
+    if _is_known(other, limits) and not _is_above(_blamed(_share(mine, other), _BOUND_RATIO), mine.errors, mine.errors + other.errors):
+        return ""
+    return f"Chance aside, it is {_at_least_percent(_lower_bound(mine.errors, mine.requests, limits.error_rate))} or more."
 
 
-def _known_rate(other: SlotSample, limits: Limits) -> float:
-    """Return live's error rate; 0 while so few requests speak for it that two unlucky ones would shield a broken canary."""
-    return other.error_rate if other.requests >= limits.guard_requests else 0.0
+def _share(mine: SlotSample, other: SlotSample) -> float:
+    return mine.requests / (mine.requests + other.requests)
+
+
+def _is_known(other: SlotSample, limits: Limits) -> bool:
+    """Tell whether live's error rate counts; while few requests speak for it, two unlucky ones would shield a broken canary."""
+    return other.requests >= limits.guard_requests
+
+
+def _stop_for_p95(mine: SlotSample, other: SlotSample, limits: Limits) -> Optional[Gate]:
+    if mine.requests < limits.min_samples:
+        return None
+    live, (_low, highest) = _live_p95(other, limits), _p95_bounds(other.histogram, _TWO_ENDS)
+    alone, beside = (_p95_bounds(mine.histogram, error)[0] or 0.0 for error in (_ONE_END, _TWO_ENDS))
+    # Live's p95 is an estimate as well, so its upper end counts here; with few requests that end is open, and the ratio cannot fail.
+    slower_than_live = beside > _ratio_limit(highest if live is not None else None, limits)
+    as_slow = _is_unwell(live, limits) or (live is not None and highest is not None and alone <= highest)
+    if not slower_than_live and (as_slow or alone <= limits.p95_seconds):
+        return None
+    more = f"Chance aside, it is {_seconds(beside if slower_than_live else alone)} or more."
+    return _p95_gate(FAIL, mine, live, limits, more, "Take the traffic off the canary, then look what it waits for.")
 
 
 # --- May it go on? ---------------------------------------------------------------------------------------------------
@@ -188,12 +225,12 @@ def judge(sample: Sample, canary: str, live: Optional[str], limits: Limits, fina
     - at the end of a step (``final`` true) with what ``min_samples`` can show: the difference is within ``error_margin``, or so small that it cannot
       be told from chance (its lower 99 % bound is not above 0). The sentence names the rate that cannot be ruled out.
 
-    It fails by ``alarm`` alone, so the number of looks does not matter. The p95 fails only if even the lower end of its interval is above the limit.
+    It fails by ``alarm`` alone, so the number of looks does not matter.
 
     :param live: the slot to compare with. Without requests there, or where it is the canary itself (after a promotion), the absolute limits decide alone.
     """
     mine, other = _sides(sample, canary, live)
-    gates = (_judge_sample(sample, mine, limits), _judge_errors(sample, canary, live, limits, final), _judge_p95(mine, other, limits))
+    gates = (_judge_sample(sample, mine, limits), _judge_errors(mine, other, limits, final), _judge_p95(mine, other, limits))
     verdict = worst(gate.verdict for gate in gates)
     return Judgement(verdict, gates, " ".join(gate.sentence for gate in gates if gate.verdict == verdict))
 
@@ -216,9 +253,8 @@ def _judge_sample(sample: Sample, mine: SlotSample, limits: Limits) -> Gate:
     return Gate("sample", verdict, seen + stray, value=mine.requests, limit=limits.min_samples, sample=mine.requests, remedy=remedy)
 
 
-def _judge_errors(sample: Sample, canary: str, live: Optional[str], limits: Limits, final: bool) -> Gate:
-    mine, other = _sides(sample, canary, live)
-    stop = alarm(sample, canary, live, limits)
+def _judge_errors(mine: SlotSample, other: SlotSample, limits: Limits, final: bool) -> Gate:
+    stop = _stop_for_errors(mine, other, limits)
     if stop:
         return stop
 
@@ -259,31 +295,43 @@ def _error_gate(verdict: str, mine: SlotSample, other: SlotSample, limits: Limit
 
 
 def _judge_p95(mine: SlotSample, other: SlotSample, limits: Limits) -> Gate:
-    count, compare = sum(mine.histogram.values()), sum(other.histogram.values()) >= limits.min_samples
-    value = quantile(mine.histogram, 0.95)
-    live = quantile(other.histogram, 0.95) if compare else None
-    allowed = min(limits.p95_seconds, _ratio_limit(live, limits))
-    against = f" against {_seconds(live)} live" if live is not None else ""
+    stop = _stop_for_p95(mine, other, limits)
+    if stop:
+        return stop
+    live = _live_p95(other, limits)
 
     def gate(verdict: str, more: str = "", remedy: str = "") -> Gate:
-        seen = f"canary: p95 {_seconds(value)} ({count:,} requests){against}" if value is not None else "canary: p95 unknown, no request was seen"
-        rounded = None if value is None else round(value, 6)
-        return Gate("p95", verdict, f"{seen}; limit {_seconds(allowed)}. {more}".strip(), value=rounded, limit=round(allowed, 6), sample=count, remedy=remedy)
+        return _p95_gate(verdict, mine, live, limits, more, remedy)
 
+    value = quantile(mine.histogram, 0.95)
     if value is None or mine.requests < limits.min_samples:
         return gate(INCONCLUSIVE, f"{limits.min_samples:,} first attempts are needed.", _MORE_REQUESTS)
-    alone, beside = (_p95_bounds(mine.histogram, error)[0] or 0.0 for error in (_ONE_END, _TWO_ENDS))
-    # Live's p95 is an estimate as well, so its upper end counts here; with few requests that end is open, and the ratio cannot fail.
-    slower_than_live = beside > _ratio_limit(_p95_bounds(other.histogram, _TWO_ENDS)[1] if compare else None, limits)
-    live_unwell = live is not None and live > limits.p95_seconds
-    if slower_than_live or (alone > limits.p95_seconds and not live_unwell):
-        least = beside if slower_than_live else alone
-        return gate(FAIL, f"Chance aside, it is {_seconds(least)} or more.", "Take the traffic off the canary, then look what it waits for.")
-    if live_unwell:
+    if _is_unwell(live, limits):
         return gate(INCONCLUSIVE, _LIVE_UNWELL, _LOOK_AT_LIVE)
-    if value > allowed:
+    if value > _allowed_p95(live, limits):
         return gate(INCONCLUSIVE, "Above the limit, yet it may be chance.", _MORE_TIME)
     return gate(PASS)
+
+
+def _p95_gate(verdict: str, mine: SlotSample, live: Optional[float], limits: Limits, more: str, remedy: str) -> Gate:
+    value, count, allowed = quantile(mine.histogram, 0.95), sum(mine.histogram.values()), _allowed_p95(live, limits)
+    against = f" against {_seconds(live)} live" if live is not None else ""
+    seen = f"canary: p95 {_seconds(value)} ({count:,} requests){against}" if value is not None else "canary: p95 unknown, no request was seen"
+    rounded = None if value is None else round(value, 6)
+    return Gate("p95", verdict, f"{seen}; limit {_seconds(allowed)}. {more}".strip(), value=rounded, limit=round(allowed, 6), sample=count, remedy=remedy)
+
+
+def _live_p95(other: SlotSample, limits: Limits) -> Optional[float]:
+    """Return live's p95; None while too few requests speak for it."""
+    return quantile(other.histogram, 0.95) if sum(other.histogram.values()) >= limits.min_samples else None
+
+
+def _is_unwell(live: Optional[float], limits: Limits) -> bool:
+    return live is not None and live > limits.p95_seconds
+
+
+def _allowed_p95(live: Optional[float], limits: Limits) -> float:
+    return min(limits.p95_seconds, _ratio_limit(live, limits))
 
 
 def _ratio_limit(live: Optional[float], limits: Limits) -> float:
@@ -329,28 +377,29 @@ def _finds(rate: float, mine: float, other: float, base: float, limits: Limits) 
     guard = max(fewest, math.ceil(count * limits.guard_errors / limits.guard_requests))
     if rate >= limits.sprt_ratio * base and _at_least(guard, count, rate) >= 0.9:
         return True
-    if count >= limits.min_samples:
-        needed = _errors_above(max(limits.error_rate, _BOUND_RATIO * base), count)
-        if needed is not None and _at_least(max(fewest, needed), count, rate) >= 0.9:
-            return True
+    if count >= limits.min_samples and _at_least(max(fewest, _errors_above(limits, count, other, base)), count, rate) >= 0.9:
+        return True
     if other < 1 or _at_least(fewest, count, rate) < 0.9:
         return False
     # Errors are rare, so their number scatters like a Poisson count: its variance is its mean.
     share = mine / (mine + other)
     each_mine, each_other = _evidence(1, 0, share, limits), _evidence(0, 1, share, limits)
     evidence = mine * rate * each_mine + other * base * each_other
-    scatter = math.sqrt(mine * rate * each_mine ** 2 + other * base * each_other ** 2)
+    scatter = math.sqrt(mine * rate * each_mine**2 + other * base * each_other**2)
     larger = rate - base - _Z_POWER * math.sqrt(rate * (1 - rate) / mine + base * (1 - base) / other)
     return evidence - _Z_POWER * scatter >= _needed_evidence(limits) and larger > limits.error_margin
 
 
-def _errors_above(limit: float, count: int) -> Optional[int]:
-    """Return the smallest number of errors whose lower bound is above a limit."""
-    low, high = 0, count + 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _wilson(middle, count, -_Z_HARD) > limit else (middle + 1, high)
-    return low if low <= count else None
+def _errors_above(limits: Limits, count: int, other: float, base: float) -> int:
+    """Return how many errors the bound needs, with as many on live's side as it has in nine of ten cases; ``count + 1`` when no number does."""
+    lives = other * base + _Z_POWER * math.sqrt(other * base)
+    whose = _blamed(count / (count + other), _BOUND_RATIO)
+    known = other >= limits.guard_requests
+
+    def enough(errors: int) -> bool:
+        return _is_above(limits.error_rate, errors, count) and not (known and not _is_above(whose, errors, errors + lives))
+
+    return _first(enough, count + 1)
 
 
 # --- Arithmetic ------------------------------------------------------------------------------------------------------
@@ -376,27 +425,63 @@ def _difference(mine: SlotSample, other: SlotSample, z: float) -> tuple[float, f
 
 
 def _p95_bounds(histogram: Mapping[int, int], error: float) -> tuple[Optional[float], Optional[float]]:
-    """Return both ends of the p95's interval by binomial ranks, whatever the times' distribution; an end the sample does not reach is None."""
+    """Return both ends of the p95's interval by ranks, whatever the times' distribution; an end the sample does not reach is None."""
     lower, upper = quantile_ranks(sum(histogram.values()), 0.95, error)
     return value_at(histogram, lower), value_at(histogram, upper)
 
 
 def quantile_ranks(count: int, share: float, error: float) -> tuple[int, int]:
-    """Return the ranks between which a quantile lies, each end wrong with a chance of at most ``error``; 0 and ``count + 1`` are beyond the sample.
+    """Return the ranks between which a quantile lies; 0 and ``count + 1`` are beyond the sample.
 
-    How many of ``count`` values lie below the true quantile is binomial, whatever the values are.
+    Each end is wrong at any look, however many there are, with a chance of at most ``error``.
     """
-    spread = 10 * math.sqrt(count * share * (1 - share)) + 10
-    number = max(0, int(count * share - spread))
-    below, lower = 0.0, 0
-    while number <= count:
-        below += _binomial(number, count, share)
-        if below <= error:
-            lower = number + 1
-        if below >= 1 - error:
-            return lower, number + 1
-        number += 1
-    return lower, count + 1
+    return count + 1 - _fewest(count, 1 - share, error), _fewest(count, share, error)
+
+
+def _fewest(count: int, share: float, error: float) -> int:
+    """Return how many hits out of ``count`` show that they come more often than ``share``; ``count + 1`` when no number does."""
+    return _first(lambda hits: _is_above(share, hits, count, error), count + 1)
+
+
+def _first(true: Callable[[int], bool], end: int) -> int:
+    """Return the first number below ``end`` from which on something is true; ``end`` when there is none."""
+    low, high = 0, end
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if true(middle) else (middle + 1, high)
+    return low
+
+
+def _is_above(share: float, hits: float, count: float, error: float = _ONE_END) -> bool:
+    """Tell whether hits come more often than ``share``, to be asked as often as one likes."""
+    return _surprise(hits, count, share) >= -math.log(error)
+
+
+def _surprise(hits: float, count: float, share: float) -> float:
+    """Return the logarithm of how much better "more often than ``share``" explains so many hits out of ``count`` than "at most ``share``".
+
+    It is the mean of the likelihood ratios of ``_ODDS``. While hits come at most as often as ``share``, such a mean is expected to stay at 1 or
+    below, so the chance that it *ever* reaches 1 / error is at most ``error`` (Ville's inequality): looking at it more often costs nothing.
+    """
+    ratios = [hits * each_hit + (count - hits) * each_other for each_hit, each_other in _explanations(share)]
+    largest = max(ratios)
+    return largest + math.log(sum(math.exp(ratio - largest) for ratio in ratios) / len(ratios))
+
+
+@lru_cache(maxsize=64)
+def _explanations(share: float) -> tuple[tuple[float, float], ...]:
+    """Return for each of ``_ODDS`` what a hit adds to its logarithm, and what each of the others does."""
+    shares = [_blamed(share, odds) for odds in _ODDS]
+    return tuple((math.log(more / share), math.log((1 - more) / (1 - share))) for more in shares)
+
+
+def _lower_bound(hits: int, count: int, least: float) -> float:
+    """Return the share above which hits certainly come, at least ``least``, which is known to be below it."""
+    low, high = least, hits / count
+    while high - low > 0.001 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _is_above(middle, hits, count) else (low, middle)
+    return low
 
 
 def _binomial(number: int, count: int, share: float) -> float:

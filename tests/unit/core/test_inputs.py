@@ -151,7 +151,7 @@ def test_names_of_ansible_and_our_own_private_ones_are_let_through() -> None:
         ([{"percent": 5, "max": "long"}], ["canary_steps: percent, min and max of step 1 must be numbers."]),
         ([{"percent": 5, "min": None}], ["canary_steps: percent, min and max of step 1 must be numbers."]),
         ([{"percent": 50}, {"percent": 100}, {"percent": 100}], ["step 3 has 100 %, but each step must be above the one before (100 %) and at most 100."]),
-        ([{"percent": 0}, {"percent": 100}], ["step 1 has 0 %, but each step must be above the one before (0 %) and at most 100."]),
+        ([{"percent": -1}, {"percent": 100}], ["step 1 has -1 %, but each step must be above the one before (0 %) and at most 100."]),
         ([{"percent": 101}], ["step 1 has 101 %, but each step", "canary_steps must end at 100 %, not at 101 %."]),
         ([{"percent": 100, "min": 9, "max": 8}], ["step 1 has min 9 s and max 8 s; 0 <= min <= max is allowed."]),
         ([{"percent": 100, "min": -1}], ["step 1 has min -1 s and max -1 s; 0 <= min <= max is allowed."]),

@@ -73,16 +73,14 @@ def test_the_guard_needs_no_statistics(requests: int, errors: int, live: SlotSam
 def test_the_sequential_test_names_who_makes_the_errors() -> None:
     gate = alarm(sample(slot(200, 8), slot(3800, 8)), "green", "blue", LIMITS)
     assert gate is not None and (gate.verdict, gate.name, gate.value, gate.limit, gate.sample) == (FAIL, "error rate", 0.04, 0.01, 200)
-    assert gate.sentence == (
-        "canary: error rate 4 % (8 of 200 first attempts) against 0.2 % live; limit 1 %. With 5 % of the requests it made 8 of 16 errors."
-    )
+    assert gate.sentence == ("canary: error rate 4 % (8 of 200 first attempts) against 0.2 % live; limit 1 %. With 5 % of the requests it made 8 of 16 errors.")
     assert gate.remedy
 
 
 def test_the_hard_bound_needs_no_live_traffic() -> None:
     gate = alarm(sample(slot(1322, 41)), "green", None, LIMITS)
     assert gate is not None
-    assert gate.sentence == "canary: error rate 3.1 % (41 of 1,322 first attempts); limit 1 %. Chance aside, it is 1.9 % or more."
+    assert gate.sentence == "canary: error rate 3.1 % (41 of 1,322 first attempts); limit 1 %. Chance aside, it is 1.6 % or more."
 
 
 def test_after_a_promotion_the_canary_is_not_its_own_excuse() -> None:
@@ -95,6 +93,31 @@ def test_an_outage_behind_both_slots_is_not_the_canary_s_doing() -> None:
     assert alarm(sample(slot(100, 31), slot(900, 270)), "green", "blue", LIMITS) is None
     judgement = judged(slot(100, 31), slot(900, 270))
     assert verdicts(judgement)["error rate"] == INCONCLUSIVE and "hold, do not blame the canary" in judgement.sentence
+
+
+def test_slots_that_are_as_bad_are_not_told_apart_by_a_few_errors() -> None:
+    assert alarm(sample(slot(50, 5), slot(50)), "green", "blue", LIMITS) is None
+    assert alarm(sample(slot(50, 5), slot(950, 5)), "green", "blue", LIMITS) is not None
+    assert alarm(sample(slot(50, 5)), "green", None, LIMITS) is not None
+
+
+def test_a_slow_canary_ends_a_step_without_one_error() -> None:
+    gate = alarm(sample(slot(500, seconds=0.3), slot(5000, seconds=0.1)), "green", "blue", LIMITS)
+    assert gate is not None and (gate.verdict, gate.name, gate.sample) == (FAIL, "p95", 500)
+    assert gate.sentence == "canary: p95 294 ms (500 requests) against 101 ms live; limit 201 ms. Chance aside, it is 294 ms or more."
+    assert alarm(sample(slot(49, seconds=9.0), slot(5000, seconds=0.1)), "green", "blue", LIMITS) is None
+
+
+def test_a_live_slot_that_may_be_as_slow_is_no_reason_to_blame_the_canary() -> None:
+    live = SlotSample(requests=300, histogram={bin_of(1.0): 285, bin_of(2.5): 15})
+    assert alarm(sample(slot(500, seconds=2.2), live), "green", "blue", LIMITS) is None
+    assert verdicts(judged(slot(500, seconds=2.2), live))["p95"] == INCONCLUSIVE
+    assert alarm(sample(slot(500, seconds=2.2), slot(300, seconds=1.5)), "green", "blue", LIMITS) is not None
+
+
+def test_errors_are_named_before_slowness() -> None:
+    gate = alarm(sample(slot(500, 100, seconds=0.3), slot(5000, seconds=0.1)), "green", "blue", LIMITS)
+    assert gate is not None and gate.name == "error rate"
 
 
 def test_a_difference_within_the_margin_does_not_stop_a_step() -> None:
@@ -213,9 +236,28 @@ def test_the_ranks_of_a_quantile_keep_their_promise(count: int, share: float, er
         return math.fsum(math.exp(way + k * math.log(share) + (count - k) * math.log(1 - share)) for k, way in enumerate(ways))
 
     assert lower == 0 or below(lower - 1) <= error * 1.0001
-    assert below(lower) > error * 0.9999
     assert upper == count + 1 or below(upper - 1) >= 1 - error * 1.0001
     assert 0 <= lower <= upper <= count + 1
+
+
+@pytest.mark.parametrize(("count", "lower", "upper"), [(1, 0, 2), (30, 23, 31), (200, 178, 199), (2000, 1863, 1934), (20_000, 18_766, 19_188)])
+def test_the_ranks_of_a_quantile_close_in(count: int, lower: int, upper: int) -> None:
+    assert quantile_ranks(count, 0.95, 0.01) == (lower, upper)
+
+
+@pytest.mark.parametrize("share", [0.95, 0.5])
+def test_no_look_of_many_finds_a_wrong_end(share: float) -> None:
+    rng, wrong = random.Random(24), 0
+    for _run in range(300):
+        below, looks = 0, []
+        for count in range(1, 1501):
+            below += rng.random() < share
+            if count % 25 == 0:
+                lower, upper = quantile_ranks(count, share, 0.05)
+                looks.append(below < lower or upper <= below)
+        wrong += any(looks)
+    # Each end may be wrong in 5 % of the runs; at one look in twenty each, it would be in far more of them.
+    assert wrong <= 0.1 * 300
 
 
 # --- Limits ---
@@ -328,5 +370,5 @@ def p95_fails(seed: int, factor: float, count: int) -> bool:
 def test_three_times_the_p95_is_caught_and_noise_is_not() -> None:
     # 1,500 requests are the first step, 5 % of 50 requests/s for 10 minutes.
     assert sum(p95_fails(seed, 3.0, 1500) for seed in range(100)) >= 99
-    assert sum(p95_fails(seed, 3.0, 250) for seed in range(100)) >= 85
+    assert sum(p95_fails(seed, 3.0, 500) for seed in range(100)) >= 85
     assert sum(p95_fails(seed, 1.0, 60) for seed in range(300)) == 0
