@@ -32,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import tests.conftest  # noqa: F401  (the checkout gets its collection's name)
+from tests.conftest import CHECKOUT  # gives the checkout its collection's name
 
 # isort: split
 from ansible_collections.sluice.deploy.benchmarks.judging import ours, page, rivals
@@ -41,7 +41,7 @@ from ansible_collections.sluice.deploy.benchmarks.judging.traces import STEADY, 
 from ansible_collections.sluice.deploy.plugins.module_utils.core import judge
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge, parse
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "judging.md"
+DOCS = CHECKOUT / "docs" / "judging.md"
 BEFORE_50, END = 1200, 1800
 
 ONE, TWO, TEN = Behaviour(0.01), Behaviour(0.02), Behaviour(0.1)

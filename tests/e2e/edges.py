@@ -23,6 +23,8 @@ from typing import Any
 
 import pytest
 
+from tests.sandbox.world import free_ports
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 KILL_AT = Path(__file__).with_name("kill_at.py")
 MODULE = "ansible_collections.sluice.deploy.plugins.modules.edge"
@@ -30,9 +32,7 @@ MODULE = "ansible_collections.sluice.deploy.plugins.modules.edge"
 
 def free_port() -> int:
     """Return a TCP port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 class Backend:

@@ -65,6 +65,16 @@ def fleet(play: Play, second: Edge) -> Play:
     return runner
 
 
+@pytest.fixture
+def joined(fleet: Play, second: Edge) -> Play:
+    """Run a playbook over both edges, once the second one serves."""
+    if second.master() is None:
+        made = fleet("edge", edge_live="blue", edge_nginx_running="optional")
+        assert made.rc == 0, made.text
+        second.start()
+    return fleet
+
+
 def versions(world: World, second: Edge, **headers: str) -> set[str]:
     """Return the versions both edges answer with."""
     found = set()
@@ -131,8 +141,8 @@ def test_two_edges_are_one(world: World, second: Edge, fleet: Play, load: Load) 
     assert_lossless(load, world)
 
 
-def test_a_site_is_closed_and_opened_on_every_edge(world: World, second: Edge, fleet: Play) -> None:
-    closed = fleet("maintenance", maintenance_state="on")
+def test_a_site_is_closed_and_opened_on_every_edge(world: World, second: Edge, joined: Play) -> None:
+    closed = joined("maintenance", maintenance_state="on")
     assert closed.rc == 0, closed.text
     assert "closed for maintenance" in closed.text
     for port in (world.facts["ports"]["public"], second.port):
@@ -140,27 +150,27 @@ def test_a_site_is_closed_and_opened_on_every_edge(world: World, second: Edge, f
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
         assert (refused.value.code, refused.value.headers["Retry-After"]) == (503, "300")
     assert versions(world, second) == {"v0.9.9"}  # the health path stays open
-    assert fleet("status").text.count("CLOSED for maintenance") == 2
-    refused_release = fleet("release", release_version="v1.0.0", **QUICK)
+    assert joined("status").text.count("CLOSED for maintenance") == 2
+    refused_release = joined("release", release_version="v1.0.0", **QUICK)
     assert refused_release.rc != 0
     assert "the site is closed for maintenance" in refused_release.flat
-    opened = fleet("maintenance", maintenance_state="off")
+    opened = joined("maintenance", maintenance_state="off")
     assert opened.rc == 0, opened.text
     assert ": open: " in opened.text or " open: " in opened.text
     with urllib.request.urlopen(f"{world.url}/", timeout=5) as answer:
         assert answer.status == 200
 
 
-def test_a_site_that_cannot_be_closed_everywhere_stays_open(world: World, second: Edge, fleet: Play) -> None:
+def test_a_site_that_cannot_be_closed_everywhere_stays_open(world: World, second: Edge, joined: Play) -> None:
     second.stop()
-    failed = fleet("maintenance", maintenance_state="on", edge_reload_timeout=2)
+    failed = joined("maintenance", maintenance_state="on", edge_reload_timeout=2)
     assert failed.rc != 0
     assert "What was closed is open again." in failed.flat
     with urllib.request.urlopen(f"{world.url}/", timeout=5) as answer:
         assert answer.status == 200
-    kept = fleet("maintenance", maintenance_state="on", maintenance_keep_on_failure=True, edge_reload_timeout=2)
+    kept = joined("maintenance", maintenance_state="on", maintenance_keep_on_failure=True, edge_reload_timeout=2)
     assert kept.rc != 0
     with pytest.raises(urllib.error.HTTPError):
         urllib.request.urlopen(f"{world.url}/", timeout=5)
     second.start()
-    assert fleet("maintenance", maintenance_state="off").rc == 0
+    assert joined("maintenance", maintenance_state="off").rc == 0

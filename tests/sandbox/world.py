@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
 import os
@@ -170,10 +171,15 @@ class World:
         return {**self.env(), "PM2_HOME": self.facts["pm2_home"], "PM2_DISABLE_VERSION_CHECK": "true"}
 
     def _install_pm2(self) -> None:
-        if (self.tools / "node_modules/pm2/package.json").exists():
-            return
-        self.say(f"PM2 {PM2_VERSION} from npm (once)")
         self.tools.mkdir(parents=True, exist_ok=True)
+        # Several worlds share the tools: one installs, the others wait for it.
+        with (self.tools / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self.tools / "node_modules/pm2/package.json").exists():
+                self._npm_install_pm2()
+
+    def _npm_install_pm2(self) -> None:
+        self.say(f"PM2 {PM2_VERSION} from npm (once)")
         env = {**os.environ, **self.env(), "npm_config_cache": str(self.tools / "npm-cache")}
         words = ["npm", "install", "--prefix", str(self.tools), "--no-audit", "--no-fund", "--silent", f"pm2@{PM2_VERSION}"]
         done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300, check=False)
