@@ -217,6 +217,18 @@ class Edge:
         connection.close()
         return counts
 
+    def visitors(self, number: int) -> dict[int, str]:
+        """Send one request for each of so many visitors and return which slot each got."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        found = {}
+        for visitor in range(number):
+            connection.request("GET", "/", headers={"Cookie": f"sluice_wallet=visitor-{visitor}"})
+            found[visitor] = connection.getresponse().read().decode()
+            if visitor % 900 == 899:
+                connection.close()  # nginx ends a connection after 1,000 requests
+        connection.close()
+        return found
+
     def post(self, body: str) -> str:
         """Send one POST on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)

@@ -59,6 +59,22 @@ def test_a_visitor_stays_where_they_are_while_the_share_grows(edge: Edge) -> Non
     assert Counter(after.values())["green"] > Counter(slot for _cookie, slot in cookies)["green"]
 
 
+@pytest.mark.parametrize("binary", ["current"], indirect=True)
+def test_the_share_of_many_visitors_is_the_one_that_was_set(edge: Edge) -> None:
+    """20,000 visitors at 25 %: within five standard deviations, and everybody stays when the share grows."""
+    edge.render(percent=25, salt=417)
+    served = edge.visitors(20_000)
+    green = {visitor for visitor, slot in served.items() if slot == "green"}
+    assert abs(len(green) - 5_000) <= 5 * (20_000 * 0.25 * 0.75) ** 0.5
+    edge.good(percent=50)
+    later = edge.visitors(2_000)
+    assert {visitor for visitor in green if visitor < 2_000} <= {visitor for visitor, slot in later.items() if slot == "green"}
+    edge.good(percent=100)
+    assert set(edge.visitors(500).values()) == {"green"}
+    edge.good(percent=0)
+    assert set(edge.visitors(500).values()) == {"blue"}
+
+
 def test_a_flip_under_load_loses_and_doubles_no_post(edge: Edge) -> None:
     edge.render()
     failed: list[str] = []

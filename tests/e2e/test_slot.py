@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -179,3 +180,19 @@ def test_a_cut_step_can_be_run_again(world: World, state: str) -> None:
     assert not run(world, state).get("failed")
     assert run(world, "read")["slots"]["blue"]["online"] == 2
     assert [name for name in os.listdir(Path(world.facts["app"], "releases")) if name.endswith(".partial")] == []
+
+
+def test_a_slot_that_is_stopped_finishes_what_it_serves_or_says_what_was_cut(world: World) -> None:
+    port = world.facts["ports"]["green"]
+    for closes, said in ((True, "green drained 1 connections in"), (False, "green was ended after 2 s; 1 of 1 connections were cut")):
+        assert not run(world, "started").get("failed")
+        with socket.create_connection(("127.0.0.1", port)) as visitor:
+            process = popen(world, arguments(world, "stopped", drain_timeout=2))
+            time.sleep(1.0)
+            assert "wallet-web-green" in names(world)  # it waits for the visitor
+            if closes:
+                visitor.close()
+            out, _err = process.communicate(timeout=60)
+        result = json.loads(out)
+        assert any(action.startswith(said) for action in result["actions"]), result["actions"]
+        assert "wallet-web-green" not in names(world)
