@@ -27,7 +27,7 @@ class ActionModule(ActionBase):
             result: dict[str, Any] = self._execute_module(module_name="sluice.deploy.health", module_args=plain, task_vars=task_vars)
             return result
         try:
-            gates = prove(plain)
+            gates = prove(plain, keep=not self._task.check_mode)
         except SluiceError as error:
             raise AnsibleActionFail(str(error), result=error.details()) from error
         return {"changed": False, "actions": [], "gates": [gate.as_dict() for gate in gates]}

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metrics, steps
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import limit_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import utc
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
@@ -74,7 +76,9 @@ class ActionModule(ActionBase):
         if step.percent == 0 and args["live"] != args["canary"]:
             elapsed = min((float(look["until"]) - float(switches[host]["changed_at"]) for host, look in looks.items()), default=0.0)
             gate = Gate("canary", INCONCLUSIVE, "0 % is for testers alone: there are no visitors to judge")
-            return self._said(args, gate.verdict, gate.sentence, [gate], elapsed)
+            look = self._climb(args, variables, None)
+            verdict, sentence = metrics.combined(gate.verdict, gate.sentence, look.climb)
+            return self._said(args, verdict, sentence, [gate, *look.climb.gates], elapsed, look=look)
         if step.max <= 0:
             gate = Gate("canary", INCONCLUSIVE, f"{step.percent} % was not judged: the step has no time")
             return self._said(args, gate.verdict, gate.sentence, [gate], 0.0)
@@ -87,18 +91,46 @@ class ActionModule(ActionBase):
         if alarm is not None:
             return self._said(args, alarm.verdict, alarm.sentence, [alarm], elapsed, sample)
         judgement = judge.judge(sample, args["canary"], live, limits, final=elapsed >= step.max)
-        return self._said(args, judgement.verdict, judgement.sentence, list(judgement.gates), elapsed, sample)
+        look = self._climb(args, variables, sample, hurried=any(result.get("alarm") for result in looks.values()))
+        verdict, sentence = metrics.combined(judgement.verdict, judgement.sentence, look.climb)
+        return self._said(args, verdict, sentence, [*judgement.gates, *look.climb.gates], elapsed, sample, look)
+
+    def _climb(self, args: dict[str, Any], variables: dict[str, Any], sample: Sample | None, hurried: bool = False) -> metrics.Look:
+        """Hold the canary's own requests, and what every host read, against the ladder.
+
+        :param sample: None when there are no visitors.
+        :param hurried: an edge ended its watch with an alarm, so the hosts were not asked this time.
+        """
+        limits = [limit_from(data, f"canary_ladder: limit {number}") for number, data in enumerate(args["ladder"], start=1)]
+        sources = [metrics.source_from(data, f"canary_metrics: source {number}") for number, data in enumerate(args["sources"], start=1)]
+        results = self._results(variables, args["readings"]) if sources else {}
+        groups, now = variables["groups"], time.time()
+        placed = {host: metrics.sources_of(sources, host, groups.get("apphosts", []), groups.get("databases", [])) for host in results}
+        sourced = {source.metric for source in sources}
+        unasked = (sourced if hurried and not results else set()) | (set() if sample else set(metrics.OF_REQUESTS) - sourced)
+        requests = metrics.of_requests(sample, args["canary"], now) if sample else []
+        return metrics.look(limits, sources, requests, results, placed, args["history"], now, unasked)
 
     @staticmethod
-    def _said(args: dict[str, Any], verdict: str, sentence: str, gates: list[Gate], elapsed: float, sample: Sample | None = None) -> dict[str, Any]:
+    def _said(
+        args: dict[str, Any],
+        verdict: str,
+        sentence: str,
+        gates: list[Gate],
+        elapsed: float,
+        sample: Sample | None = None,
+        look: metrics.Look | None = None,
+    ) -> dict[str, Any]:
         step = steps.step_from(args["step"])
-        word = steps.decide(step, verdict, elapsed)
+        held = look is not None and look.held
+        decided = steps.decide(step, verdict, elapsed)
+        word = steps.HOLD if held and decided != steps.ROLLBACK else decided
         at = f"{step.percent} % after {elapsed:.0f} s"
         planned = args["pace"] == "stepwise" and word == steps.ADVANCE and step.percent < 100
         on_hold = "Go on with canary.yml or promote.yml, or take it back with rollback.yml."
         stop = {
             steps.ROLLBACK: f"At {at}: {sentence}",
-            steps.HOLD: f"At {at} the judge cannot tell: {sentence} The share is held. {on_hold}",
+            steps.HOLD: f"At {at}{'' if held else ' the judge cannot tell'}: {sentence} The share is held. {on_hold}",
         }.get(word, f"{step.percent} % passed; the pace is stepwise, so the next step is taken by canary.yml." if planned else "")
         return {
             "changed": False,
@@ -111,8 +143,9 @@ class ActionModule(ActionBase):
             "elapsed": round(elapsed, 2),
             "wait": round(max((step.min if elapsed < step.min else step.max) - elapsed, 0.2), 2),
             "gates": [gate.as_dict() for gate in gates] if word != steps.CONTINUE else [],
-            "say": [f"at {at}: {sentence}"] if word == steps.CONTINUE else [],
+            "say": [*(f"warning: {warning}" for warning in (look.warnings if look else ())), f"at {at}: {sentence}"] if word == steps.CONTINUE else [],
             "sample": sample.as_dict() if sample else {},
+            "history": dict(look.history) if look else args["history"],
         }
 
     def _by_hand(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ options:
     description:
       - What is to be decided.
       - V(ground) tells from O(edges) and O(slots) who is live and whether there is a way back.
-      - V(canary) judges one look at O(step) from O(edges) and O(samples).
+      - V(canary) judges one look at O(step) from O(edges) and O(samples), and climbs O(ladder) with what O(readings) holds.
       - V(by_hand) refuses a share set by hand that belongs to no release, or skips a step of O(steps) without O(reason).
       - V(share) fails unless the judge passes the share that is there, by O(samples), or O(reason) is given.
       - V(edges) tells what became of each of several edges, and fails when one of them failed. Run it on each of them.
@@ -67,6 +67,24 @@ options:
     default: []
   limits:
     description: Limits of the judge that differ from its own, e.g. C(error_rate), C(p95_seconds), C(p95_ratio), C(min_samples).
+    type: dict
+    default: {}
+  ladder:
+    description: Absolute limits, each with C(metric), C(op), C(value), C(for), C(min_samples) and C(action), one of V(warn), V(hold), V(rollback).
+    type: list
+    elements: dict
+    default: []
+  sources:
+    description: Where the metrics of O(ladder) are read, as M(sluice.deploy.metrics) takes them.
+    type: list
+    elements: dict
+    default: []
+  readings:
+    description: Name of the registered variable that holds each host's result of M(sluice.deploy.metrics).
+    type: str
+    default: __canary_metrics
+  history:
+    description: The RV(history) of the look before; empty at the first look.
     type: dict
     default: {}
   canary:
@@ -175,6 +193,10 @@ wait:
   description: Seconds until a further look can change the outcome for the time alone.
   returned: when O(about=canary) and the hosts could be read
   type: float
+history:
+  description: What the ladder needs to know at the next look, with C(readings), C(counters) by host, and C(warned).
+  returned: when O(about=canary) and the hosts could be read
+  type: dict
 sample:
   description: What all edges answered, joined; empty when nothing was judged.
   returned: when O(about=canary) and the hosts could be read
@@ -212,6 +234,10 @@ ARGUMENTS = {
     "step": {"type": "dict", "default": {}},
     "steps": {"type": "list", "elements": "dict", "default": []},
     "limits": {"type": "dict", "default": {}},
+    "ladder": {"type": "list", "elements": "dict", "default": []},
+    "sources": {"type": "list", "elements": "dict", "default": []},
+    "readings": {"type": "str", "default": "__canary_metrics"},
+    "history": {"type": "dict", "default": {}},
     "canary": {"type": "str", "default": ""},
     "live": {"type": "str", "default": ""},
     "percent": {"type": "int"},

@@ -86,11 +86,26 @@ options:
   database:
     description: Name of the database that O(state=rehearsed) runs against instead of the real one.
     type: str
+  health:
+    description:
+      - What the health answer of each service must hold beside status and version, with C(status), C(contains), C(json), C(components), C(max_seconds)
+        and C(headers), as in M(sluice.deploy.health).
+    type: dict
+    default: {}
   smoke:
-    description: Requests and what their answers must look like; those with C(writes) are sent only by O(state=rehearsed).
+    description:
+      - Requests and what their answers must look like, as in M(sluice.deploy.health). Those with the effect C(write) are sent only by O(state=rehearsed),
+        those with the effect C(test-tenant) there, and with O(smoke_tenant) everywhere. Commands are run in the release folder.
     type: list
     elements: dict
     default: []
+  smoke_tenant:
+    description: Whether the system has a tenant for tests.
+    type: bool
+    default: false
+  smoke_values:
+    description: File in dotenv form, mode 0600, with values that O(smoke) uses as C({NAME}). Empty for none.
+    type: path
   version_key:
     description: Dotted path of the version in the health answer; empty to not assert it.
     type: str
@@ -176,13 +191,13 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import release_dir, web
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, release_dir
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import served_on
-from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots, smoke
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
@@ -200,7 +215,10 @@ class Host:
         self.slot: str = params["slot"] or ""
         self.services = [slots.service_from(service) for service in params["services"]]
         self.pm2 = Pm2(params["pm2_command"], params["pm2_home"] or os.path.join(self.directory, ".pm2"), params["path"])
-        self.smoke = [probe_from(probe, "app_smoke") for probe in params["smoke"]]
+        sends = params["state"] in ("started", "rehearsed")
+        self.values = probes.read_values(params["smoke_values"]) if sends else {}
+        self.smoke = smoke.steps_from(params["smoke"], self.values if sends or not params["smoke_values"] else None)
+        self.probes = {service.name: probe_from({"name": "health", **params["health"], "path": service.health_path}, "app_health") for service in self.services}
         self.actions: list[str] = []
         self.gates: list[Gate] = []
 
@@ -227,10 +245,13 @@ class Host:
         return dotenv.parse(text)
 
     def targets(self, slot: str, version: str) -> dict[str, tuple[str, Probe]]:
-        asserted = {self.params["version_key"]: version} if self.params["version_key"] else {}
-        return {
-            service.name: (f"http://127.0.0.1:{service.ports[slot]}", Probe("health", service.health_path).expecting(**asserted)) for service in self.services
-        }
+        asserted = {self.params["version_key"]: version}
+        return {service.name: (f"http://127.0.0.1:{service.ports[slot]}", self.probes[service.name].expecting(asserted)) for service in self.services}
+
+    def answers(self, slot: str, version: str) -> bool:
+        """Tell whether each service of a slot answers as it should, now."""
+        targets = self.targets(slot, version)
+        return not probes.observe(targets, passes=1, deadline=2.0, interval=0.1, timeout=2.0)[1]
 
     def drain(self, slot: str) -> None:
         """Wait until nothing is connected to the slot's ports; nginx itself keeps an idle connection for some seconds."""
@@ -266,7 +287,7 @@ class Host:
 
         try:
             self.pm2.start(path)
-            web.wait_healthy(
+            probes.wait_healthy(
                 self.targets(slot, version), passes=self.params["passes"], deadline=self.params["deadline"], interval=0.1, timeout=2.0, given_up=dead
             )
             mine = [process for process in self.pm2.processes(again=True) if process.name in names]
@@ -276,15 +297,20 @@ class Host:
         except SluiceError as error:
             said = "\n".join(filter(None, (tail(os.path.join(logs, f"{name}.err.log"), start=marks[name]) for name in names)))
             exits = sorted({process.exit_code for process in self.pm2.processes(again=True) if process.name in names and process.exit_code})
+            listening = probes.listening()
+            silent = [str(service.ports[slot]) for service in services if service.ports[slot] not in listening]
             self.pm2.delete(names)
             said = scrub(said or (self.last_words(slot, folder, env, services[0]) if exits else ""), env.values()).strip()
             code = f" Exit code {exits[0]}." if exits else ""
+            deaf = f" Nothing listens on port {', '.join(silent)}." if silent else ""
             heard = f" It last said:\n{said}" if said else " It said nothing on stderr."
             raise SluiceError(
-                f"{version} did not become healthy in {slot}: {error.message}{code}{heard}",
+                f"{version} did not become healthy in {slot}: {error.message}{deaf}{code}{heard}",
                 "Nothing was switched; the processes were ended.",
                 log=said,
                 exit_codes=exits,
+                listening=sorted(listening),
+                answers=error.facts.get("answers", {}),
             ) from error
 
     def last_words(self, slot: str, folder: str, env: dict[str, str], service: slots.Service) -> str:
@@ -296,13 +322,15 @@ class Host:
         except SluiceError:
             return ""
 
-    def send_smoke(self, slot: str, writes: bool) -> None:
-        probes = [probe for probe in self.smoke if writes or not probe.writes]
+    def send_smoke(self, slot: str, place: str, folder: str) -> None:
         base = f"http://127.0.0.1:{self.services[0].ports[slot]}"
-        wrong = web.smoke(base, probes, timeout=5.0)
-        if wrong:
-            raise SluiceError(f"{len(wrong)} of {len(probes)} smoke requests failed on {base}: {'; '.join(wrong)}.", wrong=wrong)
-        self.gates.append(Gate("smoke", PASS, f"{len(probes)} smoke requests to {slot} answered as they should", value=len(probes), limit=len(probes)))
+        left_out = smoke.left_out(self.smoke, place, self.params["smoke_tenant"])
+        cases = probes.smoke(base, self.smoke, left_out, timeout=5.0, values=self.values, cwd=folder)
+        failure = smoke.failure(cases, base)
+        if failure:
+            raise failure
+        count = len(cases) - len(left_out)
+        self.gates.append(Gate("smoke", PASS, smoke.sentence(cases, slot), value=count, limit=count))
 
 
 def prepared(host: Host, check: bool) -> bool:
@@ -326,9 +354,7 @@ def started(host: Host, check: bool) -> bool:
     wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16]}
     before = host.held()[host.slot]
     same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
-    if same and not web.smoke(
-        f"http://127.0.0.1:{host.services[0].ports[host.slot]}", [host.targets(host.slot, params["version"])[host.services[0].name][1]], 2.0
-    ):
+    if same and host.answers(host.slot, params["version"]):
         host.actions.append(f"{host.slot} runs {params['version']} already and is healthy")
         host.gates.append(Gate("health", PASS, f"{params['version']} was healthy in {host.slot} already"))
         return False
@@ -348,7 +374,7 @@ def started(host: Host, check: bool) -> bool:
         )
     )
     try:
-        host.send_smoke(host.slot, writes=False)
+        host.send_smoke(host.slot, smoke.SLOT, folder)
     except SluiceError:
         host.pm2.delete(host.names(host.slot))
         raise
@@ -367,7 +393,7 @@ def rehearsed(host: Host, check: bool) -> bool:
     single = [slots.Service(service.name, service.entry, service.ports, 1, service.mode, service.health_path) for service in host.services]
     try:
         host.launch(slots.REHEARSAL, live["folder"], live["version"], env, single)
-        host.send_smoke(slots.REHEARSAL, writes=True)
+        host.send_smoke(slots.REHEARSAL, smoke.COPY, live["folder"])
     except SluiceError as error:
         raise SluiceError(
             f"The live version {live['version']} does not work on the migrated copy: {error.message}",
@@ -378,7 +404,7 @@ def rehearsed(host: Host, check: bool) -> bool:
         host.pm2.delete(host.names(slots.REHEARSAL))
         release_dir.forget(host.directory, slots.REHEARSAL)
     host.gates[-1:] = [
-        Gate("compatibility", PASS, f"{live['version']} works on the migrated copy: healthy, {len(host.smoke)} smoke requests good, writes included")
+        Gate("compatibility", PASS, f"{live['version']} works on the migrated copy: healthy, {host.gates[-1].value} smoke requests good, writes included")
     ]
     return False
 
@@ -443,7 +469,10 @@ def main() -> None:
             "env_file": {"type": "path"},
             "env_var": {"type": "str", "default": "DATABASE_URL"},
             "database": {"type": "str"},
+            "health": {"type": "dict", "default": {}},
             "smoke": {"type": "list", "elements": "dict", "default": []},
+            "smoke_tenant": {"type": "bool", "default": False},
+            "smoke_values": {"type": "path"},
             "version_key": {"type": "str", "default": "version", "no_log": False},
             "deadline": {"type": "float", "default": 60},
             "passes": {"type": "int", "default": 3, "no_log": False},

@@ -106,7 +106,7 @@ def calls(edge: Edge, **params: object) -> list[str]:
 def steps(listed: list[str]) -> list[int]:
     """Return the numbers of the calls to cut before; of the many files of one hidden folder the first, one in the middle and the last."""
     numbers = list(range(1, len(listed) + 1))
-    same = [number for number in numbers[1:-1] if all("/.blue-green-" in listed[at] and "open" in listed[at] for at in (number - 2, number - 1, number))]
+    same = [number for number in numbers[1:-1] if all("/.blue-green-" in listed[at] and "link" in listed[at] for at in (number - 2, number - 1, number))]
     return [number for number in numbers if number not in same or number == same[len(same) // 2]]
 
 

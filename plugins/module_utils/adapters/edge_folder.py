@@ -255,15 +255,21 @@ def _plain(error: Exception) -> SluiceError:
 
 
 def _prepare(path: str, names: frozenset[str]) -> None:
-    """Make a folder hold exactly these empty files; a new one appears with all of them at once."""
+    """Make a folder hold exactly these names, all of one empty file; a new folder appears with all of them at once.
+
+    A hundred files of their own take ten times as long on ext4, and longer the more files were deleted lately.
+    """
     there = frozenset(os.listdir(path)) if os.path.isdir(path) else None
     if there == names:
         return
     place = path if there is not None else os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
     try:
         make_folder(place)
-        for name in names - (there or frozenset()):
-            os.close(os.open(f"{place}/{name}", os.O_WRONLY | os.O_CREAT, 0o644))
+        first, *others = sorted(names)
+        if not os.path.exists(f"{place}/{first}"):
+            os.close(os.open(f"{place}/{first}", os.O_WRONLY | os.O_CREAT, 0o644))
+        for name in frozenset(others) - (there or frozenset()):
+            os.link(f"{place}/{first}", f"{place}/{name}")
         for name in (there or frozenset()) - names:
             _remove(f"{place}/{name}")
         if place != path:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.sluice.deploy.plugins.module_utils.core import metrics
+
 _SHAPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "path": (str,), "list": (list, tuple), "dict": (dict,), "bool": (bool,)}
 _EXAMPLES = {"str": "text", "path": "/srv/wallet", "list": "[one, two]", "dict": "{name: value}", "bool": "true", "float": "1.5"}
 _BOOLS = ("true", "false", "yes", "no", "on", "off", "1", "0")
@@ -67,6 +69,8 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
             complaints.append(complaint)
     if not complaints and "canary_steps" in values:
         complaints += steps(values["canary_steps"])
+    if not complaints and {"canary_ladder", "canary_metrics"} & set(values):
+        complaints += metrics.complaints(values.get("canary_ladder", ()), values.get("canary_metrics", ()))
     return complaints
 
 
@@ -112,11 +116,7 @@ def _word(name: str, value: Any) -> str:
     if name not in _WORDS or value in (None, ""):
         return ""
     pattern, allowed, example = _WORDS[name]
-    return (
-        ""
-        if re.fullmatch(pattern, str(value))
-        else f"{name} may hold {allowed}, not {str(value)[:60]!r}. Example: {name}={example}"
-    )
+    return "" if re.fullmatch(pattern, str(value)) else f"{name} may hold {allowed}, not {str(value)[:60]!r}. Example: {name}={example}"
 
 
 def steps(given: Iterable[Any]) -> list[str]:

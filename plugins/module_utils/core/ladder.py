@@ -16,11 +16,11 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, FAIL, INCONCLUSIVE, PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, FAIL, INCONCLUSIVE, PASS, Gate, worst
 
 CONTINUE, WARN, HOLD, ROLLBACK = "continue", "warn", "hold", "rollback"
 ACTIONS = (WARN, HOLD, ROLLBACK)
@@ -123,6 +123,11 @@ class Limit:
         """Tell whether the condition holds for a value."""
         return _COMPARE[self.op](value, self.value)
 
+    @property
+    def needed(self) -> int:
+        """Observations a reading needs to count; what is a rate or a percentile of none says nothing."""
+        return max(self.min_samples, min(1, metric_of(self.metric).min_samples))
+
     def __str__(self) -> str:
         lasting = f" for {self.lasting:g} s" if self.lasting else ""
         return f"{self.metric} {self.op} {shown(self.value, self.metric)}{lasting}: {self.action}"
@@ -136,6 +141,8 @@ class Reading:
     :param value: in the metric's unit; None when it could not be read.
     :param samples: how many observations it rests on.
     :param why: why it could not be read.
+    :param host: where it was read; the readings of each host are a row of their own.
+    :param unit: the operator's word for what a metric of their own is counted in.
     """
 
     metric: str
@@ -143,6 +150,8 @@ class Reading:
     value: Optional[float]
     samples: int = 0
     why: str = ""
+    host: str = ""
+    unit: str = ""
 
     @property
     def known(self) -> bool:
@@ -152,11 +161,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Climb:
-    """What a ladder says: a gate for each rung, what follows, and the sentences of the rungs it follows from."""
+    """What a ladder says: a gate for each rung and host, what follows, and the sentences of the rungs it follows from.
+
+    :param verdict: the worst of the gates, those of mere warnings left out: as long as it is unclear, a step has not passed.
+    :param doubt: the sentences of the gates that make the verdict no pass.
+    :param warnings: the sentence of each warning that applies, by its rung and host.
+    """
 
     gates: tuple[Gate, ...]
     action: str
     sentence: str
+    verdict: str = PASS
+    doubt: str = ""
+    warnings: Mapping[str, str] = field(default_factory=dict)
 
 
 # --- From a profile --------------------------------------------------------------------------------------------------
@@ -241,25 +258,77 @@ def climb(limits: Sequence[Limit], readings: Iterable[Reading], now: float, unre
     :param fresh: seconds after which a newest reading counts as none. A metric without a fresh reading holds: nobody looks at it.
     """
     past = sorted((reading for reading in readings if reading.at <= now), key=lambda reading: reading.at)
-    rungs = [_rung(limit, [reading for reading in past if reading.metric == limit.metric], now, unreadable, fresh) for limit in limits]
-    action = max((each for _gate, each in rungs), key=_ORDER.index, default=CONTINUE)
-    deciding = [gate.sentence for gate, each in rungs if each == action != CONTINUE]
-    return Climb(tuple(gate for gate, _each in rungs), action, " ".join(dict.fromkeys(deciding)))
+    rungs = [(limit, row, *_rung(limit, row, now, unreadable, fresh)) for limit in limits for row in _rows(past, limit.metric)]
+    action = max((each for _limit, _readings, _gate, each in rungs), key=_ORDER.index, default=CONTINUE)
+    binding = [gate for limit, _readings, gate, _each in rungs if limit.action != WARN]
+    verdict = worst([PASS, *(gate.verdict for gate in binding)])
+    return Climb(
+        tuple(gate for _limit, _readings, gate, _each in rungs),
+        action,
+        " ".join(dict.fromkeys(gate.sentence for _limit, _readings, gate, each in rungs if each == action != CONTINUE)),
+        verdict,
+        " ".join(dict.fromkeys(gate.sentence for gate in binding if gate.verdict == verdict != PASS)),
+        {f"{limit} {row[-1].host}".strip(): gate.sentence for limit, row, gate, each in rungs if each == WARN},
+    )
+
+
+def _rows(readings: Sequence[Reading], metric: str) -> list[list[Reading]]:
+    """Return the readings of a metric, those of each host by themselves; without any it is one empty row."""
+    rows: dict[str, list[Reading]] = {}
+    for reading in readings:
+        if reading.metric == metric:
+            rows.setdefault(reading.host, []).append(reading)
+    return list(rows.values()) or [[]]
+
+
+def recent(limits: Sequence[Limit], readings: Iterable[Reading], unreadable: int = UNREADABLE_IN_A_ROW) -> list[Reading]:
+    """Return the readings that a later ``climb`` still needs, so that hours of looks stay a handful of readings.
+
+    Of a run that is the same to every limit, the first and the newest ones say all; what is older than every ``for`` says nothing.
+    """
+    past = sorted(readings, key=lambda reading: reading.at)
+    kept: list[Reading] = []
+    for metric in dict.fromkeys(limit.metric for limit in limits):
+        rungs = [limit for limit in limits if limit.metric == metric]
+        longest = max(limit.lasting for limit in rungs)
+        for row in _rows(past, metric):
+            told = [_told(rungs, reading) for reading in row]
+            lean = [reading for number, reading in enumerate(row) if not _is_amid(told, number, unreadable)]
+            old = sum(reading.at < row[-1].at - longest for reading in lean)
+            kept += lean[max(0, old - unreadable - 1) :]
+    return kept
+
+
+def _is_amid(told: Sequence[object], number: int, unreadable: int) -> bool:
+    """Tell whether a reading is neither the first of a run of equal ones, nor among the newest that are counted."""
+    around = told[max(0, number - 1) : number + unreadable + 1]
+    return len(around) == unreadable + 2 and len(set(around)) == 1
+
+
+def _told(limits: Sequence[Limit], reading: Reading) -> Optional[tuple[Optional[bool], ...]]:
+    """Return what a reading tells each limit: bad or not, None with too few samples; None at all when it could not be read."""
+    if reading.value is None or not reading.known:
+        return None
+    value = reading.value
+    return tuple(limit.is_bad(value) if reading.samples >= limit.needed else None for limit in limits)
 
 
 def _rung(limit: Limit, readings: Sequence[Reading], now: float, unreadable: int, fresh: float) -> tuple[Gate, str]:
     newest = readings[-1] if readings else None
+    name = limit.metric + (f" on {newest.host}" if newest and newest.host else "")
     if newest is None or now - newest.at > fresh:
-        seen = f"{limit.metric} was not read" + (f" for {now - newest.at:.0f} s" if newest else "")
+        seen = f"{name} was not read" + (f" for {now - newest.at:.0f} s" if newest else "")
         return _gate(limit, ERROR, f"{seen}, so {limit} cannot be told.", newest, "See that its source answers."), HOLD
     if newest.value is None or not newest.known:
         row = _row(readings)
-        seen = f"{limit.metric} could not be read {row} times in a row" if row > 1 else f"{limit.metric} could not be read"
+        seen = f"{name} could not be read {row} times in a row" if row > 1 else f"{name} could not be read"
         why = newest.why or "no value came back"
         return _gate(limit, ERROR, f"{seen}: {why}.", newest, "See that its source answers."), HOLD if row >= unreadable else CONTINUE
-    seen = f"{limit.metric} is {shown(newest.value, limit.metric)}" + (f" ({newest.samples:,} samples)" if newest.samples else "")
-    if newest.samples < limit.min_samples:
-        return _gate(limit, INCONCLUSIVE, f"{seen}; {limit.min_samples:,} samples are needed to tell {limit}.", newest, "Wait for more requests."), CONTINUE
+    unit = f" {newest.unit}" if newest.unit else ""
+    seen = f"{name} is {shown(newest.value, limit.metric)}{unit}" + (f" ({newest.samples:,} samples)" if newest.samples else "")
+    if newest.samples < limit.needed:
+        seen = seen if newest.samples else f"{name} rests on no sample"
+        return _gate(limit, INCONCLUSIVE, f"{seen}; {limit.needed:,} samples are needed to tell {limit}.", newest, "Wait for more requests."), CONTINUE
     if not limit.is_bad(newest.value):
         return _gate(limit, PASS, f"{seen}; {limit} does not apply.", newest), CONTINUE
     held = newest.at - _begin(limit, readings, unreadable)
@@ -280,7 +349,7 @@ def _begin(limit: Limit, readings: Sequence[Reading], unreadable: int) -> float:
     """Return since when the condition holds without interruption; the newest reading is known to be bad."""
     begin, unknown = readings[-1].at, 0
     for reading in reversed(readings):
-        if reading.value is None or not reading.known or reading.samples < limit.min_samples:
+        if reading.value is None or not reading.known or reading.samples < limit.needed:
             unknown += 1
         elif limit.is_bad(reading.value):
             begin, unknown = reading.at, 0
@@ -294,6 +363,12 @@ def _begin(limit: Limit, readings: Sequence[Reading], unreadable: int) -> float:
 def _gate(limit: Limit, verdict: str, sentence: str, newest: Optional[Reading], remedy: str = "") -> Gate:
     value, samples = (newest.value, newest.samples) if newest and newest.known else (None, None)
     return Gate(limit.metric, verdict, sentence, value=value, limit=f"{limit.op} {shown(limit.value, limit.metric)}", sample=samples, remedy=remedy)
+
+
+def misfit(metric: str, value: float) -> str:
+    """Return why a value cannot be one of this metric, so its source counts in another unit; empty when it can."""
+    low, high, allowed = _UNITS[metric_of(metric).unit]
+    return "" if low <= value <= high else f"{value:g} came back, but {metric} is {allowed.partition(';')[0]}"
 
 
 def shown(value: float, metric: str) -> str:

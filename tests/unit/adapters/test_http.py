@@ -1,20 +1,26 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""HTTP as a probe sees it, against a real server: no redirect, no retry, and an answer even when there is none."""
+"""Probes against real servers: no redirect, no retry, one deadline for all of an answer, and an answer even when there is none."""
 
 from __future__ import annotations
 
+import os
+import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import web
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, web
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe
+from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, Streak, Tls, probe_from
+from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import Case, Step, steps_from
 
 
 class Server(ThreadingHTTPServer):
@@ -44,6 +50,13 @@ class Handler(BaseHTTPRequestHandler):
             status = 302
         if self.path == "/slow":
             self.server.released.wait(5)
+        if self.path == "/drip":
+            self.drip()
+            return
+        if self.path == "/login":
+            text = b'{"session": {"token": "hush-hush"}, "id": 7}'
+        if self.path == "/echo":
+            text = self.headers.get("Authorization", "").encode()
         if self.path == "/large":
             text = b"x" * (2 * 1024 * 1024)
         if self.path == "/bytes":
@@ -59,6 +72,17 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(text)
         except OSError:
             self.close_connection = True
+
+    def drip(self) -> None:
+        """Answer a byte at a time, each long before a timeout of the socket would be over."""
+        try:
+            for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + b"x" * 500:
+                self.wfile.write(bytes([byte]))
+                if self.server.released.wait(0.02):
+                    break
+        except OSError:
+            pass
+        self.close_connection = True
 
     do_GET = do_POST = handle_any
 
@@ -117,13 +141,45 @@ def test_no_answer_is_an_answer_that_says_why(server: Server, closed_port: int) 
     assert 0.1 <= late.seconds < 3
 
 
+def test_an_answer_that_drips_has_one_deadline(server: Server) -> None:
+    began = time.monotonic()
+    answer = web.ask(server.base, probe("/drip"), 0.5)
+    assert answer.error == f"no answer from {server.base[7:]}: timed out"
+    assert 0.4 < time.monotonic() - began < 2
+
+
+def test_a_name_nobody_has_is_told() -> None:
+    began = time.monotonic()
+    answer = web.ask("http://nobody.invalid:1", probe(), 2)
+    assert answer.error.startswith("no answer from nobody.invalid:1: ")
+    assert time.monotonic() - began < 4
+
+
+def test_a_password_in_an_address_is_not_told(closed_port: int) -> None:
+    assert "hush" not in web.ask(f"http://me:hush@127.0.0.1:{closed_port}", probe(), 2).error
+
+
+@pytest.mark.parametrize(("base", "host"), [("http://127.0.0.1:{}", "127.0.0.1:{}"), ("http://localhost:{}", "localhost:{}")])
+def test_the_host_header_is_the_address_s_unless_it_is_given(server: Server, base: str, host: str) -> None:
+    port = server.server_address[1]
+    web.ask(base.format(port), probe(), 5)
+    web.ask(base.format(port), probe(headers={"Host": "wallet.example.org"}), 5)
+    assert [asked[3]["Host"] for asked in server.asked] == [host.format(port), "wallet.example.org"]
+
+
+@pytest.mark.parametrize("base", ["wallet.example.org", "ftp://wallet.example.org", "http://", ""])
+def test_what_is_no_address_is_refused(base: str) -> None:
+    with pytest.raises(SluiceError, match=re.escape(f"{base!r} is no address to ask. Example: https://wallet.example.org")):
+        wait({"web": (base, probe())})
+
+
 @pytest.mark.parametrize(
     ("base", "path", "headers", "words"),
     [
         ("http://host:port", "/", {}, "no answer from host:port: nonnumeric port"),
         ("", "/a b", {}, "URL can't contain control characters"),
         ("", "/caf\u00e9", {}, "codec can't encode character"),
-        ("", "/", {"X": "a\r\nb"}, "Invalid header value"),
+        ("", "/", {"X": "a\r\nb"}, "the header X holds a character that HTTP cannot carry"),
     ],
 )
 def test_what_http_cannot_carry_is_an_answer_too(server: Server, base: str, path: str, headers: dict[str, str], words: str) -> None:
@@ -148,12 +204,12 @@ def test_a_server_that_hangs_up_is_told() -> None:
 
 
 def wait(targets: dict[str, tuple[str, Probe]], passes: int = 2, deadline: float = 5, **more: object) -> object:
-    return web.wait_healthy(targets, passes=passes, deadline=deadline, interval=0.01, timeout=1, **more)  # type: ignore[arg-type]
+    return probes.wait_healthy(targets, passes=passes, deadline=deadline, interval=0.01, timeout=1, **more)  # type: ignore[arg-type]
 
 
 def test_waiting_ends_when_each_gave_its_good_answers_in_a_row(server: Server) -> None:
     server.broken = 3
-    streaks = web.wait_healthy({"web": (server.base, probe("/a"))}, passes=3, deadline=5, interval=0.01, timeout=1)
+    streaks = probes.wait_healthy({"web": (server.base, probe("/a"))}, passes=3, deadline=5, interval=0.01, timeout=1)
     assert (streaks["web"].asked, streaks["web"].passes) == (6, 3)
 
 
@@ -183,16 +239,140 @@ def test_a_process_that_is_gone_ends_the_wait_at_once(closed_port: int) -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize(("writes", "broken", "asked", "wrong"), [(False, 0, 1, 0), (False, 1, 2, 0), (False, 2, 2, 1), (True, 0, 1, 0), (True, 1, 1, 1)])
-def test_a_probe_that_reads_is_tried_twice_and_one_that_writes_once(server: Server, writes: bool, broken: int, asked: int, wrong: int) -> None:
+def test_a_hanging_server_does_not_hold_the_wait(server: Server) -> None:
+    began = time.monotonic()
+    with pytest.raises(SluiceError, match=r"^the process is gone; last seen: web http://.*: it gave no answer yet\.$"):
+        probes.wait_healthy({"web": (server.base, probe("/slow"))}, passes=1, deadline=60, interval=0.01, timeout=30, given_up=lambda: "the process is gone")
+    assert time.monotonic() - began < 5
+
+
+def test_all_are_asked_at_once_and_share_one_deadline(server: Server) -> None:
+    began = time.monotonic()
+    targets = {f"web{number}": (server.base, probe("/slow")) for number in range(20)}
+    streaks, why = probes.observe(targets, passes=1, deadline=1, interval=0.01, timeout=30)
+    assert why == "not healthy within 1 s"
+    assert {streak.last for streak in streaks.values()} == {f"no answer from {server.base[7:]}: timed out"}
+    assert 0.9 < time.monotonic() - began < 3
+
+
+def test_the_last_answer_is_kept(server: Server) -> None:
+    streaks, why = probes.observe({"web": (server.base, probe("/moved"))}, passes=1, deadline=0, interval=0.01, timeout=1)
+    assert why
+    assert streaks["web"].answer
+    assert (streaks["web"].answer.status, streaks["web"].last) == (302, 'status 302 to /elsewhere instead of 200: {"version": "v2"}')
+    assert isinstance(streaks["web"], Streak)
+
+
+def test_a_port_takes_a_connection_or_not(server: Server, closed_port: int) -> None:
+    assert probes.look("", probe_from({"tcp": f"127.0.0.1:{server.server_address[1]}"}, "p"), 2).error == ""
+    refused = probes.look("", probe_from({"tcp": f"127.0.0.1:{closed_port}"}, "p"), 2)
+    assert refused.error == f"no connection to 127.0.0.1:{closed_port}: Connection refused"
+
+
+def test_listening_ports_are_known(server: Server, closed_port: int) -> None:
+    ports = probes.listening()
+    assert server.server_address[1] in ports
+    assert closed_port not in ports
+
+
+def command(*words: str) -> Probe:
+    return probe_from({"command": [*words]}, "p")
+
+
+def test_a_command_must_end_with_0(tmp_path: Path) -> None:
+    assert probes.look("", command(sys.executable, "-c", "print(1)"), 20).error == ""
+    failed = probes.look("", command("sh", "-c", "echo not today >&2; exit 3"), 20)
+    assert (failed.status, failed.error) == (3, "sh ended with exit code 3: not today")
+    assert probes.look("", command("false"), 20).error == "false ended with exit code 1: it said nothing"
+    assert probes.look("", command("/nowhere/x"), 20).error == "/nowhere/x could not be run: No such file or directory"
+    assert probes.look("", command("pwd"), 20, str(tmp_path)).body.strip() == str(tmp_path)
+
+
+def test_a_command_and_what_it_started_end_at_the_deadline(tmp_path: Path) -> None:
+    began = time.monotonic()
+    answer = probes.look("", command("sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait"), 0.5)
+    assert answer.error == "sh did not end within 0.5 s and was killed"
+    assert time.monotonic() - began < 5
+    pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
+    state = Path(f"/proc/{pid}/stat")
+    assert not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_command_sees_nothing_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLERS_SECRET", "hush")
+    assert "CALLERS_SECRET" not in probes.look("", command("env"), 20).body
+
+
+def suite(*data: dict[str, Any]) -> list[Step]:
+    return steps_from(list(data))
+
+
+def send(server: Server, steps: list[Step], **more: Any) -> list[Case]:
+    return probes.smoke(server.base, steps, more.pop("left_out", {}), timeout=5, **more)
+
+
+@pytest.mark.parametrize(
+    ("effect", "broken", "asked", "wrong"), [("read", 0, 1, 0), ("read", 1, 2, 0), ("read", 2, 2, 1), ("write", 0, 1, 0), ("test-tenant", 1, 1, 1)]
+)
+def test_a_request_that_reads_is_tried_twice_and_one_that_writes_once(server: Server, effect: str, broken: int, asked: int, wrong: int) -> None:
     server.broken = broken
-    said = web.smoke(server.base, [probe("/pay", method="POST", writes=writes)], 5)
+    (case,) = send(server, suite({"name": "page", "method": "POST", "path": "/pay", "effect": effect}))
     assert len(server.asked) == asked
-    assert said == ['page (POST /pay): status 503 instead of 200: {"version": "v2"}'] * wrong
+    assert (case.name, case.wrong) == ("page (POST /pay)", 'status 503 instead of 200: {"version": "v2"}' * wrong)
 
 
-def test_every_probe_is_asked_and_each_complaint_told(server: Server) -> None:
-    said = web.smoke(server.base, [probe("/a", contains="balance"), probe("/b"), probe("/moved")], 5, 1)
+def test_every_request_is_sent_and_each_complaint_told(server: Server) -> None:
+    cases = send(server, suite({"path": "/a", "contains": "balance"}, {"path": "/b"}, {"path": "/c"}, {"path": "/moved"}), left_out={2: "why not"}, tries=1)
     assert [asked[1] for asked in server.asked] == ["/a", "/b", "/moved"]
-    assert [words.partition(": ")[0] for words in said] == ["page (GET /a)", "page (GET /moved)"]
-    assert web.smoke(server.base, [], 5) == []
+    assert [bool(case.wrong) for case in cases] == [True, False, False, True]
+    assert [case.skipped for case in cases] == ["", "", "why not", ""]
+    assert send(server, []) == []
+
+
+LOGIN = {"name": "sign in", "path": "/login", "extract": {"token": "session.token", "id": "id"}}
+ECHO = {"name": "echo", "path": "/echo", "headers": {"Authorization": "Bearer {token}"}}
+
+
+def test_a_value_travels_and_is_never_told(server: Server) -> None:
+    good, bad, page = send(server, suite(LOGIN, {**ECHO, "contains": "nothing"}, {"path": "/wallet/{id}"}))
+    assert (good.wrong, page.wrong) == ("", "")
+    assert bad.wrong == "the body does not hold 'nothing': ********"
+    assert [(path, headers.get("Authorization")) for _method, path, _body, headers in server.asked] == [
+        ("/login", None),
+        ("/echo", "Bearer hush-hush"),
+        ("/echo", "Bearer hush-hush"),
+        ("/wallet/7", None),
+    ]
+
+
+def test_a_value_of_a_file_is_never_told(server: Server) -> None:
+    steps = steps_from([{**ECHO, "headers": {"Authorization": "{KEY}"}, "contains": "nothing"}], ["KEY"])
+    (case,) = probes.smoke(server.base, steps, {}, timeout=5, values={"KEY": "hush-hush"})
+    assert case.wrong == "the body does not hold 'nothing': ********"
+
+
+def test_what_follows_a_failed_sign_in_is_not_sent(server: Server) -> None:
+    first, second = send(server, suite({**LOGIN, "extract": {"token": "session.nothing"}}, ECHO))
+    assert first.wrong == "session.nothing is missing, so there is no token"
+    assert second.wrong == "it was not sent, there is no token"
+    assert {asked[1] for asked in server.asked} == {"/login"}
+
+
+def test_the_file_with_values_must_be_private(tmp_path: Path) -> None:
+    path = tmp_path / "smoke.env"
+    assert probes.read_values(None) == {}
+    with pytest.raises(SluiceError, match="with the values of the smoke requests is not there"):
+        probes.read_values(str(path))
+    path.write_text("KEY='a b'\n", encoding="utf-8")
+    with pytest.raises(SluiceError, match=f"Others may read {path}.*Run chmod 600 {path}"):
+        probes.read_values(str(path))
+    os.chmod(path, 0o600)
+    assert probes.read_values(str(path)) == {"KEY": "a b"}
+
+
+def test_another_machine_s_certificate_is_verified_before_anything_is_sent() -> None:
+    blind = probe(tls=Tls(verify=False))
+    with pytest.raises(SluiceError, match="allowed for a loopback address only"):
+        wait({"web": ("https://192.0.2.1", blind)})
+    with pytest.raises(SluiceError, match="allowed for a loopback address only"):
+        probes.smoke("https://192.0.2.1", [Step(blind)], {}, timeout=1)
