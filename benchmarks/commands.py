@@ -33,8 +33,9 @@ ROUNDS = 5
 ZERO = {
     "canary_steps": [{"percent": percent, "min": 0, "max": 0, "then": "promote"} for percent in (5, 25, 50, 75, 100)],
     "canary_watch_seconds": 0,
+    "canary_accept_blind": True,
 }
-HOLD = {"canary_steps": [{"percent": 5, "min": 0, "max": 0, "then": "hold"}, {"percent": 100, "min": 0, "max": 0, "then": "hold"}]}
+HOLD = {"canary_steps": [{"percent": 5, "min": 0, "max": 0, "then": "hold"}, {"percent": 100, "min": 0, "max": 0, "then": "hold"}], "canary_accept_blind": True}
 ONE_TASK = """---
 - name: One task
   hosts: sandbox

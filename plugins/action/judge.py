@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metrics, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metrics, power, steps
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import limit_from
@@ -19,7 +20,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import ut
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import INCONCLUSIVE, PASS, Gate, stops
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate, stops
 from ansible_collections.sluice.deploy.plugins.modules.judge import ARGUMENTS
 
 
@@ -53,6 +54,14 @@ class ActionModule(ActionBase):
         }
         hosts = {host: result["slots"] for host, result in self._results(variables, args["slots"]).items() if "slots" in result}
         ground = survey(edges, hosts, args["release"].get("manifest", {}))
+        gates = list(ground.gates)
+        if args["steps"] and not args["release"].get("manifest"):
+            plan, limits = [steps.step_from(step) for step in args["steps"]], judge.Limits.of(args["limits"])
+            rates = [result.get("requests_per_second") for result in self._results(variables, args["edges"]).values()]
+            gates.append(power.power(plan, None if None in rates else sum(rates), limits, args["accept_blind"]))
+            looks = self._results(variables, args["samples"])
+            if args["self_test"]:
+                gates.append(power.self_test(merge([Sample.from_dict(look["sample"]) for look in looks.values() if "sample" in look]), limits))
         return {
             "changed": False,
             "live": ground.live,
@@ -60,7 +69,7 @@ class ActionModule(ActionBase):
             "live_version": ground.live_version,
             "percent": ground.percent,
             "idle_online": any(held.get(ground.idle, {}).get("online", 0) for held in hosts.values()),
-            "gates": [gate.as_dict() for gate in ground.gates],
+            "gates": [gate.as_dict() for gate in gates],
         }
 
     def _canary(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +134,10 @@ class ActionModule(ActionBase):
         held = look is not None and look.held
         decided = steps.decide(step, verdict, elapsed)
         word = steps.HOLD if held and decided != steps.ROLLBACK else decided
+        ladder = [steps.step_from(each) for each in args["steps"]]
+        early = ActionModule._wait_for(steps.next_step(ladder, step.percent), ladder, step.percent, args) if word == steps.ADVANCE else 0.0
+        if early > 0 and args["pace"] == "attended":
+            word = steps.CONTINUE
         at = f"{step.percent} % after {elapsed:.0f} s"
         planned = args["pace"] == "stepwise" and word == steps.ADVANCE and step.percent < 100
         on_hold = "Go on with canary.yml or promote.yml, or take it back with rollback.yml."
@@ -141,7 +154,7 @@ class ActionModule(ActionBase):
             "planned": planned,
             "sentence": sentence,
             "elapsed": round(elapsed, 2),
-            "wait": round(max((step.min if elapsed < step.min else step.max) - elapsed, 0.2), 2),
+            "wait": round(early or max((step.min if elapsed < step.min else step.max) - elapsed, 0.2), 2),
             "gates": [gate.as_dict() for gate in gates] if word != steps.CONTINUE else [],
             "say": [*(f"warning: {warning}" for warning in (look.warnings if look else ())), f"at {at}: {sentence}"] if word == steps.CONTINUE else [],
             "sample": sample.as_dict() if sample else {},
@@ -155,9 +168,58 @@ class ActionModule(ActionBase):
             raise SluiceError("There is no canary to move: no release is between its start and its promotion.", "Begin one with release.yml.")
         ladder, share = [steps.step_from(step) for step in args["steps"]], int(release["share"])
         following = steps.next_step(ladder, share)
+        wait = self._wait_for(following, ladder, share, args)
+        if args["percent"] is None and following and wait > 0 and not args["reason"]:
+            # A timer asks every few minutes; that it is too early is no failure.
+            said = f"{following.percent} % is due in {steps.duration(wait)}; the share stays at {share} %"
+            return {"changed": False, "percent": share, "share": share, "judged": False, "say": [said]}
         wanted = args["percent"] if args["percent"] is not None else following.percent if following else 100
-        steps.check_by_hand(ladder, share, wanted, args["reason"])
+        steps.check_by_hand(ladder, share, wanted, args["reason"], wait)
         return {"changed": False, "percent": wanted, "share": share, "judged": wanted > share > 0}
+
+    @staticmethod
+    def _wait_for(following: steps.Step | None, ladder: list[steps.Step], share: int, args: dict[str, Any]) -> float:
+        """Return the seconds until the next step is due; 0 when it is, or when there is none."""
+        release = args["release"]
+        if following is None or not release.get("opened"):
+            return 0.0
+        try:
+            zone = ZoneInfo(args["timezone"])
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise SluiceError(
+                f"canary_timezone is {args['timezone']!r}, which is no time zone of this control node.", "Example: Europe/Vienna, or UTC."
+            ) from error
+        windows = [steps.window_from(window) for window in args["windows"]]
+        opened, now = float(release["opened"]), time.time()
+        since = float(release["share_at"]) or opened
+        return max(0.0, steps.due_at(following, steps.step_of(ladder, share), opened, since, now, windows, zone) - now)
+
+    def _after(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Tell whether the promoted release is due for a look, and from when on."""
+        newest = args["releases"][-1] if args["releases"] else {}
+        if newest.get("state") != "promoted":
+            told = f"{newest['id']} is {newest['state'].replace('_', ' ')}" if newest else "the ledger knows no release"
+            return {"changed": False, "due": False, "say": [f"Nothing to watch: {told}"]}
+        now, promoted = time.time(), float(newest["promoted_at"])
+        wait = steps.next_look([steps.watch_from(part) for part in args["watch"]], promoted, float(newest["watched_at"]), now)
+        if wait is None or wait > 0:
+            told = "is over" if wait is None else f"looks again in {steps.duration(wait)}"
+            return {"changed": False, "due": False, "say": [f"The watch of {newest['id']} {told}"]}
+        since = max(promoted, float(newest["watched_at"]))
+        return {"changed": False, "due": True, "since": since, "slot": newest["idle"], "id": newest["id"], "version": newest["version"]}
+
+    def _watch(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Judge what the live slot answered since the last look, by the absolute limits alone."""
+        looks, limits = self._results(variables, args["samples"]), judge.Limits.of(args["limits"])
+        broken = gather({f"{host} (log)": result for host, result in looks.items()}).reason
+        if broken:
+            return {"changed": False, "verdict": "error", "sentence": broken, "bad": True, "gates": [], "sample": {}}
+        sample = merge([Sample.from_dict(result["sample"]) for result in looks.values()])
+        judgement = judge.judge(sample, args["canary"], None, limits, final=True)
+        gates = [gate.as_dict() for gate in judgement.gates]
+        # Too few requests at night are no reason to wake anybody.
+        bad = judgement.verdict == FAIL
+        return {"changed": False, "verdict": judgement.verdict, "sentence": judgement.sentence, "bad": bad, "gates": gates, "sample": sample.as_dict()}
 
     def _share(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Let an increase by hand pass only where the judge passes the share that is there, or a person gives a reason."""

@@ -290,6 +290,10 @@ draining:
   type: dict
   returned: when the module only reads
   sample: {workers: 1, connections: 4}
+requests_per_second:
+  description: Requests a second in the last five minutes; null where there is no log to tell it.
+  returned: when the module only reads
+  type: float
 slots:
   description: The hosts of both slots, of all services.
   type: dict
@@ -315,7 +319,7 @@ import time
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import edge_folder, fence
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import access_log, edge_folder, fence
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.nginx import Nginx, closed, silence, wrong_buckets
 from ansible_collections.sluice.deploy.plugins.module_utils.core.edge_plan import Plan, Reading, Wanted, plan
@@ -324,6 +328,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.render import h
 from ansible_collections.sluice.deploy.plugins.module_utils.core.site import BUCKETS_SWITCH, Site, check_app, check_path, site_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.traffic import State, telling_buckets
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+
+RATE_WINDOW = 300.0  # seconds of the log from which the traffic is measured
 
 
 def wanted_from(params: dict[str, Any], nginx: Nginx) -> Wanted:
@@ -465,7 +471,7 @@ def converge(params: dict[str, Any], dry: bool) -> tuple[dict[str, Any], list[st
 
     if wanted.nothing:
         reading = edge_folder.read(named)
-        seen = {**look(reading), "draining": draining(nginx)}
+        seen = {**look(reading), "draining": draining(nginx), "requests_per_second": traffic_of(reading)}
         return result(reading, None, [], ""), concerns(reading)
     if dry or not os.path.isdir(named.folder):
         reading = edge_folder.read(named)
@@ -486,6 +492,17 @@ def converge(params: dict[str, Any], dry: bool) -> tuple[dict[str, Any], list[st
         edge_folder.clean(named.folder)
         gates, left = apply(todo, reading, nginx, params)
         return result(reading, todo, gates, left), concerns(reading) if wanted.site is None else []
+
+
+def traffic_of(reading: Reading) -> Optional[float]:
+    """Return how many requests a second the app had in the last minutes; None where there is no log to tell it."""
+    header, now = reading.header, time.time()
+    if header is None:
+        return None
+    try:
+        return round(access_log.rate(header.site.log_path, now - RATE_WINDOW, now), 3)
+    except SluiceError:
+        return None
 
 
 def draining(nginx: Nginx) -> dict[str, int]:

@@ -57,6 +57,11 @@ options:
   live:
     description: The slot to compare with. The canary itself, or nothing, where the canary has all of the traffic.
     type: str
+  halves_of:
+    description:
+      - A slot whose requests are cut into two halves by the visitor, for the judge's self test.
+      - The sample then has the halves for slots, and nothing is watched.
+    type: str
   ignore_paths:
     description: Paths of health probes, compared whole and without the query. They are counted as C(ignored).
     type: list
@@ -184,6 +189,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import access_log
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import Limits, alarm
+from ansible_collections.sluice.deploy.plugins.module_utils.core.power import halves
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Tally, owners_of
 
 # A window may begin a little later than now: the share was changed this very moment.
@@ -218,6 +224,14 @@ def run(params: Mapping[str, Any], watch: float) -> dict[str, Any]:
     }
 
 
+def cut(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the two halves of a slot's own requests in the window."""
+    until = time.time()
+    block = b"".join(access_log.window(params["log"], params["since"], until))
+    sample = halves(block, params["slots"][params["halves_of"]], params["ignore_paths"])
+    return {"sample": sample.as_dict(), "alarm": None, "gates": [], "actions": [], "waited": 0.0, "lines": block.count(b"\n"), "until": until}
+
+
 def wait_for(since: float, watch: float) -> None:
     """Wait for a window that begins in a moment; refuse one that this clock does not reach."""
     ahead = since - time.time()
@@ -232,7 +246,7 @@ def wait_for(since: float, watch: float) -> None:
 
 def check(params: Mapping[str, Any]) -> None:
     """Refuse what cannot be meant, before anything is read."""
-    for name in ("canary", "live"):
+    for name in ("canary", "live", "halves_of"):
         if params[name] and params[name] not in params["slots"]:
             raise SluiceError(f"`{name}` is {params[name]!r}, which is none of the slots.", f"`slots` names {', '.join(params['slots']) or 'none'}.")
     if params["watch"] < 0 or params["poll"] <= 0:
@@ -249,6 +263,7 @@ def main() -> None:
             "poll": {"type": "float", "default": 0.25},
             "canary": {"type": "str"},
             "live": {"type": "str"},
+            "halves_of": {"type": "str"},
             "ignore_paths": {"type": "list", "elements": "str", "default": ["/api/health"]},
             "limits": {
                 "type": "dict",
@@ -272,7 +287,7 @@ def main() -> None:
     )
     try:
         check(module.params)
-        result = run(module.params, 0.0 if module.check_mode else module.params["watch"])
+        result = cut(module.params) if module.params["halves_of"] else run(module.params, 0.0 if module.check_mode else module.params["watch"])
     except SluiceError as error:
         module.fail_json(msg=str(error), **error.details())
     except OSError as error:

@@ -31,9 +31,10 @@ options:
       - V(share) fails unless the judge passes the share that is there, by O(samples), or O(reason) is given.
       - V(edges) tells what became of each of several edges, and fails when one of them failed. Run it on each of them.
       - V(way_back) finds the version that O(releases) can go back to, and fails when there is none.
+      - V(after) tells from O(releases) and O(watch) whether the promoted release is due for another look; V(watch) judges that look by O(samples).
       - V(fleet) says in lines what the edges, the slots, the lease and the releases do now.
     type: str
-    choices: [ground, canary, by_hand, share, edges, way_back, fleet]
+    choices: [ground, canary, by_hand, share, edges, way_back, fleet, after, watch]
     required: true
   edges:
     description: Name of the registered variable that holds each host's result of M(sluice.deploy.edge).
@@ -103,6 +104,28 @@ options:
     type: str
     choices: [attended, stepwise]
     default: attended
+  watch:
+    description: Parts of the watch after a promotion, each with C(until) (seconds after it) and C(every) (seconds between two looks).
+    type: list
+    elements: dict
+    default: []
+  windows:
+    description: Times between which a larger share may be let in, each with C(days) (V(mon) to V(sun)), C(from) and C(to), e.g. V(09:00). None is always.
+    type: list
+    elements: dict
+    default: []
+  timezone:
+    description: Time zone of O(windows), a name of the time zone database.
+    type: str
+    default: UTC
+  self_test:
+    description: With O(about=ground), judge the two halves in O(samples) against each other; they must not differ.
+    type: bool
+    default: false
+  accept_blind:
+    description: Go on with a plan whose steps can detect nothing at the traffic there is.
+    type: bool
+    default: false
   reason:
     description: Why a step is skipped, or a share is raised that the judge does not pass.
     type: str
@@ -225,7 +248,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 # The action plugin of this name has the same arguments.
 ARGUMENTS = {
-    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "edges", "way_back", "fleet"], "required": True},
+    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "edges", "way_back", "fleet", "after", "watch"], "required": True},
     "edges": {"type": "str", "default": "__edge_result"},
     "slots": {"type": "str", "default": "__slot_result"},
     "samples": {"type": "str", "default": "__canary_sample"},
@@ -242,6 +265,11 @@ ARGUMENTS = {
     "live": {"type": "str", "default": ""},
     "percent": {"type": "int"},
     "pace": {"type": "str", "choices": ["attended", "stepwise"], "default": "attended"},
+    "watch": {"type": "list", "elements": "dict", "default": []},
+    "windows": {"type": "list", "elements": "dict", "default": []},
+    "timezone": {"type": "str", "default": "UTC"},
+    "self_test": {"type": "bool", "default": False},
+    "accept_blind": {"type": "bool", "default": False},
     "reason": {"type": "str", "default": ""},
 }
 

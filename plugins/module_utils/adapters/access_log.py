@@ -6,6 +6,7 @@
 The log is in the order in which requests ended, so the start of a window is found by bisection, whatever the size of the file.
 It must be written unbuffered (no ``buffer=`` or ``flush=`` at ``access_log``), or a watch sees it late, and be rotated by renaming.
 """
+
 from __future__ import annotations
 
 import os
@@ -57,6 +58,19 @@ def window(path: str, since: float, until: float) -> Iterator[bytes]:
         _refuse_gap(path, [rotated, stream], since)
         for part in (rotated, stream):
             yield from _blocks(part, _line_at(part, since), _line_at(part, until))
+
+
+def rate(path: str, since: float, now: float) -> float:
+    """Return the requests a second since the first one in a window; over ten seconds at least, as a handful of lines is no rate.
+
+    :raises SluiceError: as for ``window``.
+    """
+    count, first = 0, now
+    for block in window(path, since, now):
+        if not count:
+            first = _moment(block) or now
+        count += block.count(b"\n")
+    return count / max(now - first, 10.0)
 
 
 def start(path: str, since: float) -> Cursor:
@@ -135,12 +149,13 @@ def _refuse_gap(path: str, parts: Iterable[BinaryIO], since: float) -> None:
         return
     folder, name = os.path.split(os.path.abspath(path))
     for entry in os.scandir(folder):
-        older = entry.name.startswith(name) and entry.name != f"{name}.1" and _OLDER.fullmatch(entry.name[len(name):])
+        older = entry.name.startswith(name) and entry.name != f"{name}.1" and _OLDER.fullmatch(entry.name[len(name) :])
         if older and entry.stat().st_mtime >= since:
             raise SluiceError(
                 f"The window begins in {entry.path}, which was rotated away and is not read, so nobody can tell how the slots answered.",
                 f"Let log rotation keep the last file uncompressed under the name {name}.1 (delaycompress, no dateext), or begin the window later.",
-                path=path, rotated=entry.path,
+                path=path,
+                rotated=entry.path,
             )
 
 

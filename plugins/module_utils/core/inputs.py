@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core import metrics
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.steps import watch_from, window_from
 
 _SHAPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "path": (str,), "list": (list, tuple), "dict": (dict,), "bool": (bool,)}
 _EXAMPLES = {"str": "text", "path": "/srv/wallet", "list": "[one, two]", "dict": "{name: value}", "bool": "true", "float": "1.5"}
@@ -39,7 +41,7 @@ _WORDS: Mapping[str, tuple[str, str, str]] = {
     "release_version": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", f"up to 63 {_VERSION}", "v1.0.0"),
     "release_id": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", f"up to 128 {_VERSION}", "v1.0.0-20260102T030405Z"),
 }
-_STEP_KEYS = ("percent", "min", "max", "then")
+_STEP_KEYS = ("percent", "min", "max", "then", "not_before")
 _THEN = ("hold", "promote", "rollback")
 _STEP_EXAMPLE = "Example: canary_steps: [{percent: 5, min: 600, max: 1800, then: hold}, {percent: 100, min: 300, max: 900, then: hold}]"
 
@@ -69,6 +71,10 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
             complaints.append(complaint)
     if not complaints and "canary_steps" in values:
         complaints += steps(values["canary_steps"])
+    if not complaints and "canary_windows" in values:
+        complaints += _each(window_from, values["canary_windows"])
+    if not complaints and "canary_watch_phases" in values:
+        complaints += _each(watch_from, values["canary_watch_phases"])
     if not complaints and {"canary_ladder", "canary_metrics"} & set(values):
         complaints += metrics.complaints(values.get("canary_ladder", ()), values.get("canary_metrics", ()))
     return complaints
@@ -125,21 +131,33 @@ def steps(given: Iterable[Any]) -> list[str]:
     before = -1  # a first step of 0 % is for testers alone
     for number, step in enumerate(given, start=1):
         if not isinstance(step, Mapping) or set(step) - set(_STEP_KEYS) or "percent" not in step:
-            return [f"canary_steps: step {number} must be a mapping with percent and optionally min, max, then. {_STEP_EXAMPLE}"]
+            return [f"canary_steps: step {number} must be a mapping with percent and optionally min, max, then, not_before. {_STEP_EXAMPLE}"]
         try:
             percent, low = int(str(step["percent"])), float(step.get("min", 0))
-            high = float(step.get("max", low))
+            high, not_before = float(step.get("max", low)), float(step.get("not_before", 0))
         except (TypeError, ValueError):
-            return [f"canary_steps: percent, min and max of step {number} must be numbers. {_STEP_EXAMPLE}"]
+            return [f"canary_steps: percent, min, max and not_before of step {number} must be numbers. {_STEP_EXAMPLE}"]
         if not before < percent <= 100:
             complaints.append(
                 f"canary_steps: step {number} has {percent} %, but each step must be above the one before ({max(before, 0)} %) and at most 100. {_STEP_EXAMPLE}"
             )
         if not 0 <= low <= high:
             complaints.append(f"canary_steps: step {number} has min {low:g} s and max {high:g} s; 0 <= min <= max is allowed. {_STEP_EXAMPLE}")
+        if not 0 <= not_before <= 365 * 86400:
+            complaints.append(f"canary_steps: step {number} has not_before {not_before:g}; allowed are seconds from 0 to a year. {_STEP_EXAMPLE}")
         if step.get("then", "hold") not in _THEN:
             complaints.append(f"canary_steps: step {number} says then: {step['then']}; allowed are {', '.join(_THEN)}. {_STEP_EXAMPLE}")
         before = percent
     if before != 100:
         complaints.append(f"canary_steps must end at 100 %, not at {max(before, 0)} %. {_STEP_EXAMPLE}")
     return complaints
+
+
+def _each(read: Callable[[Any], object], given: Iterable[Any]) -> list[str]:
+    """Return the complaint of the first value that cannot be read."""
+    try:
+        for data in given:
+            read(data)
+    except SluiceError as error:
+        return [str(error)]
+    return []

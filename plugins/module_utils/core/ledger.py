@@ -81,6 +81,8 @@ class Release:
     reason: str = ""
     share: int = 0
     share_at: float = 0.0
+    promoted_at: float = 0.0
+    watched_at: float = 0.0
 
     @property
     def live(self) -> str:
@@ -115,6 +117,8 @@ class Release:
             "idle": self.idle,
             "share": self.share,
             "share_at": self.share_at,
+            "promoted_at": self.promoted_at,
+            "watched_at": self.watched_at,
         }
 
 
@@ -143,7 +147,10 @@ def _apply(release: Release, event: str, record: Mapping[str, Any], data: Mappin
         return replace(release, done={**release.done, str(record["phase"]): data})
     if event == "share":
         return replace(release, share=int(data["percent"]), share_at=record["at"])
+    if event == "watch":
+        return replace(release, watched_at=record["at"])
     if event in ("refuse", "fail", "hold", "promote", "rollback"):
+        release = replace(release, promoted_at=record["at"]) if event == "promote" else release
         after = {"refuse": states.REFUSED, "fail": states.FAILED, "hold": states.HELD, "promote": states.PROMOTED, "rollback": states.ROLLED_BACK}[event]
         return replace(release, state=after, reason=str(data.get("reason", release.reason)))
     return release

@@ -98,6 +98,45 @@ def due_at(following: Step, current: Optional[Step], began: float, share_at: flo
     raise SluiceError("canary_windows: no window opens within two weeks.", _WINDOW)
 
 
+@dataclass(frozen=True)
+class Watch:
+    """One part of the watch after a promotion.
+
+    :param until: seconds after the promotion at which it ends.
+    :param every: seconds between two looks in it.
+    """
+
+    until: float
+    every: float
+
+
+def watch_from(data: Any) -> Watch:
+    """Return the part of a watch that a mapping describes.
+
+    :raises SluiceError: it has the wrong shape.
+    """
+    example = "Example: canary_watch_phases: [{until: 3600, every: 300}, {until: 86400, every: 3600}]"
+    if not isinstance(data, Mapping) or set(data) != {"until", "every"}:
+        raise SluiceError("canary_watch_phases: each part is a mapping with until and every, in seconds.", example)
+    try:
+        until, every = float(data["until"]), float(data["every"])
+    except (TypeError, ValueError) as error:
+        raise SluiceError(f"canary_watch_phases: until and every must be numbers of seconds, not {data['until']!r} and {data['every']!r}.", example) from error
+    if not 0 < every <= until <= 90 * 86400:
+        raise SluiceError(f"canary_watch_phases: until {until:g} and every {every:g}; 0 < every <= until <= 90 days is allowed.", example)
+    return Watch(until, every)
+
+
+def next_look(parts: Sequence[Watch], promoted_at: float, watched_at: float, now: float) -> Optional[float]:
+    """Return the seconds until the next look after a promotion, 0 or less when it is due; None when the watch is over.
+
+    :param watched_at: when it was looked last; 0 for never.
+    """
+    last = max(promoted_at, watched_at)
+    part = next((part for part in parts if last - promoted_at < part.until), None)
+    return None if part is None else last + part.every - now
+
+
 def step_of(steps: Sequence[Step], share: int) -> Optional[Step]:
     """Return the step whose share this is, or None when it was set by hand."""
     return next((step for step in steps if step.percent == share), None)

@@ -144,12 +144,12 @@ def test_names_of_ansible_and_our_own_private_ones_are_let_through() -> None:
     ("steps", "words"),
     [
         ([], ["canary_steps must end at 100 %, not at 0 %."]),
-        ([5], ["canary_steps: step 1 must be a mapping with percent and optionally min, max, then."]),
-        ([{"min": 5}], ["canary_steps: step 1 must be a mapping with percent and optionally min, max, then."]),
-        ([{"percent": 5, "mim": 5}], ["canary_steps: step 1 must be a mapping with percent and optionally min, max, then."]),
-        ([{"percent": "five"}], ["canary_steps: percent, min and max of step 1 must be numbers."]),
-        ([{"percent": 5, "max": "long"}], ["canary_steps: percent, min and max of step 1 must be numbers."]),
-        ([{"percent": 5, "min": None}], ["canary_steps: percent, min and max of step 1 must be numbers."]),
+        ([5], ["canary_steps: step 1 must be a mapping with percent and optionally min, max, then, not_before."]),
+        ([{"min": 5}], ["canary_steps: step 1 must be a mapping with percent and optionally min, max, then, not_before."]),
+        ([{"percent": 5, "mim": 5}], ["canary_steps: step 1 must be a mapping with percent and optionally min, max, then, not_before."]),
+        ([{"percent": "five"}], ["canary_steps: percent, min, max and not_before of step 1 must be numbers."]),
+        ([{"percent": 5, "max": "long"}], ["canary_steps: percent, min, max and not_before of step 1 must be numbers."]),
+        ([{"percent": 5, "min": None}], ["canary_steps: percent, min, max and not_before of step 1 must be numbers."]),
         ([{"percent": 50}, {"percent": 100}, {"percent": 100}], ["step 3 has 100 %, but each step must be above the one before (100 %) and at most 100."]),
         ([{"percent": -1}, {"percent": 100}], ["step 1 has -1 %, but each step must be above the one before (0 %) and at most 100."]),
         ([{"percent": 101}], ["step 1 has 101 %, but each step", "canary_steps must end at 100 %, not at 101 %."]),
@@ -172,3 +172,16 @@ def test_steps_that_cannot_be_walked_are_refused(steps: list[Any], words: list[s
 def test_steps_that_grow_to_100_are_taken(shares: set[int], low: float, more: float, then: str) -> None:
     assert inputs.steps([{"percent": share, "min": low, "max": low + more, "then": then} for share in [*sorted(shares), 100]]) == []
     assert inputs.steps([{"percent": str(share)} for share in [*sorted(shares), 100]]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("canary_windows", [{"from": "9"}], "canary_windows: 9 to 24:00"),
+        ("canary_watch_phases", [{"until": 60}], "canary_watch_phases: each part"),
+    ],
+)
+def test_times_of_the_wrong_shape_are_refused(name: str, value: Any, said: str) -> None:
+    (complaint,) = inputs.wrong({name: value}, {name: {"type": "list"}})
+    assert said in complaint
+    assert "Example:" in complaint

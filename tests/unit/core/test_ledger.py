@@ -171,6 +171,8 @@ def test_a_release_is_told_by_its_records() -> None:
         "idle": "green",
         "share": 25,
         "share_at": 5.0,
+        "promoted_at": 0.0,
+        "watched_at": 0.0,
     }
 
 

@@ -106,3 +106,28 @@ def test_a_share_by_hand_before_its_time_needs_a_reason_and_a_smaller_one_does_n
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (119, "119 s"), (120, "2 min"), (3599, "1 h 0 min"), (80 * 60, "1 h 20 min")])
 def test_times_in_words(seconds: float, words: str) -> None:
     assert steps.duration(seconds) == words
+
+
+WATCH = [steps.watch_from({"until": HOUR, "every": 300}), steps.watch_from({"until": 24 * HOUR, "every": HOUR})]
+
+
+def test_the_watch_looks_less_and_less_often_and_ends() -> None:
+    now = watched = 0.0
+    looks = []
+    while now <= 30 * HOUR:
+        wait = steps.next_look(WATCH, 0.0, watched, now)
+        if wait is None:
+            break
+        if wait <= 0:
+            looks.append(now)
+            watched = now
+        now += 60
+    assert looks[:3] == [300, 600, 900]
+    assert [later - sooner for sooner, later in zip(looks, looks[1:])].count(HOUR) == 23
+    assert looks[-1] == 24 * HOUR
+
+
+@pytest.mark.parametrize("data", [5, {}, {"until": 60}, {"until": 60, "every": "often"}, {"until": 60, "every": 0}, {"until": 60, "every": 61}])
+def test_a_watch_of_the_wrong_shape_is_refused(data: object) -> None:
+    with pytest.raises(SluiceError, match="canary_watch_phases"):
+        steps.watch_from(data)
