@@ -76,7 +76,8 @@ class ActionModule(ActionBase):
         """Judge one look at a step."""
         step = steps.step_from(args["step"])
         switches, looks = self._results(variables, args["edges"]), self._results(variables, args["samples"])
-        broken = gather({**switches, **{f"{host} (log)": result for host, result in looks.items()}}).reason
+        # The gate of an edge that must stop at once is a judgement, not a look that failed.
+        broken = gather({**switches, **{f"{host} (log)": {**result, "gates": []} for host, result in looks.items()}}).reason
         if broken:
             return {"changed": False, "word": steps.ROLLBACK, "verdict": "error", "stop": broken, "sentence": broken, "gates": []}
         if self._task.check_mode:
@@ -96,7 +97,7 @@ class ActionModule(ActionBase):
         limits = judge.Limits.of(args["limits"])
         sample = merge(samples)
         live = args["live"] if args["live"] != args["canary"] else None
-        alarm = judge.alarm(sample, args["canary"], live, limits)
+        alarm = judge.alarm(sample, args["canary"], live, limits) or next((Gate(**result["alarm"]) for result in looks.values() if result.get("alarm")), None)
         if alarm is not None:
             return self._said(args, alarm.verdict, alarm.sentence, [alarm], elapsed, sample)
         judgement = judge.judge(sample, args["canary"], live, limits, final=elapsed >= step.max)

@@ -23,6 +23,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import d
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import Outcome, gather
 from ansible_collections.sluice.deploy.plugins.module_utils.desk import Desk
 from ansible_collections.sluice.deploy.plugins.modules.ledger import ARGUMENTS
+from ansible_collections.sluice.deploy.plugins.plugin_utils.charts import draw
 
 # What a release that goes on says of itself; every later task finds these keys in __release.
 _GOING = {"stop": "", "stopped_in": "", "hold": False, "planned_hold": False}
@@ -158,7 +159,11 @@ class ActionModule(ActionBase):
             path = os.path.join(os.path.expanduser(args["report"]), f"{report['release_id']}.json")
             make_folder(os.path.dirname(path), 0o700)
             write_atomic(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n", 0o600)
-            say += [*summary(report), f"Account: {path}"]
+            picture, told = draw(report, reply["records"])
+            if picture:
+                told = f"Charts: {path[:-5]}.svg"
+                write_atomic(f"{path[:-5]}.svg", picture, 0o600)
+            say += [*summary(report), f"Account: {path}", *filter(None, [told])]
             reply["report"] = path
         return {**{key: value for key, value in reply.items() if key != "records"}, "undo_failed": undo.reason, "say": say}
 

@@ -192,6 +192,7 @@ def test_an_unproven_configuration_left_by_a_kill_is_taken_back(edge: Edge) -> N
     (edge.generated / "config").symlink_to(".config-2")
     assert edge.good(percent=5)["changed"]
     assert os.readlink(edge.generated / "config") == (".config-1" if edge.buckets else ".config-3")
+    assert (edge.generated / ".config-2").exists() is False
     assert not (edge.generated / ".pending").is_symlink()
 
 

@@ -58,9 +58,16 @@ def read(site: Site) -> Reading:
 
 
 def clean(folder: str) -> None:
-    """Take back what a run that was killed left half-way: a configuration that was not proven, and temporary names."""
+    """Take back what runs that were killed left half-way: a configuration that was not proven, its folder, and temporary names."""
     if link_target(f"{folder}/.pending") is not None:
         _take_back(folder)
+    current = link_target(f"{folder}/config")
+    numbers = dict(_configs(folder))
+    if current in numbers.values():
+        below = [name for number, name in numbers.items() if f".config-{number}" != current and number < int(str(current)[len(".config-") :])]
+        for name in numbers.values():
+            if name not in (current, *below[-1:]):
+                _remove(f"{folder}/{name}")
     for place, names in ((folder, _TEMPORARY), (f"{folder}/.traffic", re.compile(r"\..*\.tmp"))):
         for name in os.listdir(place) if os.path.isdir(place) else ():
             if names.fullmatch(name):

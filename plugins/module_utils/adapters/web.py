@@ -59,24 +59,25 @@ class Line(io.RawIOBase):
                 failed = error
         raise failed or OSError(f"{host} has no address")
 
+    def _ready(self) -> socket.socket:
+        """Return the open socket, with what is left of the deadline as its time limit."""
+        if self._socket is None:
+            raise OSError("the connection is not open")
+        self._socket.settimeout(self._left())
+        return self._socket
+
     def encrypt(self, tls: Tls, host: str) -> None:
         """Speak TLS from here on."""
-        assert self._socket
-        self._socket.settimeout(self._left())
-        self._socket = _context(tls.ca, tls.verify).wrap_socket(self._socket, server_hostname=tls.server_name or host)
+        self._socket = _context(tls.ca, tls.verify).wrap_socket(self._ready(), server_hostname=tls.server_name or host)
 
     def sendall(self, data: bytes) -> None:
-        assert self._socket
-        self._socket.settimeout(self._left())
-        self._socket.sendall(data)
+        self._ready().sendall(data)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        assert self._socket
-        self._socket.settimeout(self._left())
-        return self._socket.recv_into(buffer)
+        return self._ready().recv_into(buffer)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return what ``http.client`` reads an answer from."""

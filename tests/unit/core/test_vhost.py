@@ -305,7 +305,7 @@ def test_no_value_leaves_its_directive(attack: tuple[str, dict[str, Any]], versi
 @given(
     st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=30).filter(
         lambda text: not set(text) & set("\\$") and text == text.strip()
-    )
+    ).map(lambda text: f"x{text}")  # so that it is none of the values that stand there anyway
 )
 def test_what_is_visible_may_stand_in_a_header(value: str) -> None:
     text = text_of({**FULL, "csp": value, "permissions_policy": value, "headers": {"X-A": value}})
