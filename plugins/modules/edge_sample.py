@@ -37,6 +37,18 @@ options:
       - Requests whose first attempt went elsewhere are counted as C(unowned) and judged for no slot.
     type: dict
     required: true
+  routes:
+    description:
+      - Tells kinds of requests apart, so that a canary which is bad on a rare kind is seen. Each has C(name) and C(path), at most 8 of them.
+      - A request is of the first kind whose path its own begins with. What fits none is of the kind that O(services) tells, or else C(other).
+      - Several routes may have the same name. A path that begins with an earlier one is refused, as it would never be reached.
+    type: list
+    elements: dict
+    default: []
+  services:
+    description: Hosts of each service, in whatever slot. Requests that fit none of O(routes) are then of the kind with the name of their service.
+    type: dict
+    default: {}
   since:
     description:
       - Beginning of the window, in seconds since the epoch by this edge's clock.
@@ -118,6 +130,9 @@ EXAMPLES = r"""
     watch: 60
     canary: green
     live: blue
+    routes:
+      - {name: payment, path: /api/payments/}
+      - {name: api, path: /api/}
   register: seen
 
 - name: Count the last five minutes
@@ -134,6 +149,7 @@ sample:
   description:
     - The window, and for each slot the requests, errors, statuses, distinct visitors and the histogram of the times.
     - Samples of several edges can be merged.
+    - With O(routes) or O(services), C(strata) holds the same once more for each slot and kind of requests; else it is empty.
   returned: success
   type: dict
   sample:
@@ -144,7 +160,16 @@ sample:
     malformed: 0
     slots:
       green:
-        {requests: 301, errors: 2, shielded: 1, aborted: 0, statuses: {2xx: 300, 5xx: 1}, clients: 57, error_clients: 2, histogram: {'51': 180, '52': 121}}
+        requests: 301
+        errors: 2
+        shielded: 1
+        aborted: 0
+        statuses: {2xx: 300, 5xx: 1}
+        clients: 57
+        error_clients: 2
+        histogram: {'51': 180, '52': 121}
+        milliseconds: 3612
+    strata: {}
 alarm:
   description: The gate that ended the watch; null when nothing did.
   returned: success
@@ -190,7 +215,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters import acce
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import Limits, alarm
 from ansible_collections.sluice.deploy.plugins.module_utils.core.power import halves
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Tally, owners_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Tally, kinds_of, owners_of
 
 # A window may begin a little later than now: the share was changed this very moment.
 CLOCK_SECONDS = 5.0
@@ -199,7 +224,7 @@ CLOCK_SECONDS = 5.0
 def run(params: Mapping[str, Any], watch: float) -> dict[str, Any]:
     """Read the window, then what is added, until the time is over or the canary must stop."""
     limits = Limits.of(params["limits"])
-    tally = Tally(owners_of(params["slots"]), params["ignore_paths"])
+    tally = Tally(owners_of(params["slots"]), params["ignore_paths"], kinds_of(params["routes"], params["services"]))
     began, canary, gate = time.monotonic(), params["canary"], None
     wait_for(params["since"], watch)
     cursor = access_log.start(params["log"], params["since"])
@@ -258,6 +283,8 @@ def main() -> None:
         argument_spec={
             "log": {"type": "path", "required": True},
             "slots": {"type": "dict", "required": True},
+            "routes": {"type": "list", "elements": "dict", "default": []},
+            "services": {"type": "dict", "default": {}},
             "since": {"type": "float", "required": True},
             "watch": {"type": "float", "default": 0},
             "poll": {"type": "float", "default": 0.25},

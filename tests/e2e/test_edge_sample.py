@@ -166,6 +166,26 @@ def test_only_the_window_counts_and_probes_do_not(collections: Path, tmp_path: P
     assert call(collections, edge.log, since=since - 60, canary="green", live="green")["alarm"]["verdict"] == "fail"
 
 
+def test_a_rare_kind_of_request_that_fails_is_named_among_many_that_do_not(collections: Path, tmp_path: Path) -> None:
+    edge = Edge(tmp_path / "access.log")
+    since = time.time() - 1
+    for number in range(500):
+        edge.request("blue", path="/api/payments/1" if number % 10 == 0 else "/")
+        edge.request("green", path="/api/x" if number % 2 else "/")
+    for _number in range(6):
+        edge.request("green", 502, path="/api/payments/1")
+    routes = [{"name": "payment", "path": "/api/payments/"}, {"name": "api", "path": "/api/"}]
+    assert call(collections, edge.log, since=since)["alarm"] is None
+    answer = call(collections, edge.log, since=since, routes=routes, services={"web": [*SLOTS["blue"], *SLOTS["green"]]})
+    assert answer["alarm"]["sentence"] == "payment: 6 of 6 first attempts failed against 0 % live. 5 failures among 20 end a step at once."
+    strata = answer["sample"]["strata"]
+    assert {kind: (part["requests"], part["errors"]) for kind, part in strata["green"].items()} == {
+        "payment": (6, 6), "api": (250, 0), "web": (250, 0), "other": (0, 0),
+    }  # fmt: skip
+    assert {kind: part["requests"] for kind, part in strata["blue"].items()} == {"payment": 50, "api": 0, "web": 450, "other": 0}
+    assert answer["sample"]["slots"]["green"]["milliseconds"] == 12 * 506
+
+
 def test_check_mode_reads_and_does_not_wait(collections: Path, edge: Edge) -> None:
     time.sleep(0.2)
     answer = call(collections, edge.log, since=time.time() - 1, watch=30, _ansible_check_mode=True)
@@ -180,6 +200,8 @@ def test_check_mode_reads_and_does_not_wait(collections: Path, edge: Edge) -> No
         ({"slots": {"blue": ["127.0.0.1:1"], "green": ["127.0.0.1:1"]}}, "127.0.0.1:1 belongs to blue and to green"),
         ({"limits": {"error_rate": 5}}, "error_rate is a share between 0 and 1, such as 0.01 for 1 %"),
         ({"limits": {"error_rat": 0.1}}, "error_rat"),
+        ({"routes": [{"name": "api", "path": "api"}]}, "routes: the path of route 1 begins with /"),
+        ({"services": {"web": ["app1"]}}, "'app1'"),
         ({"since": 4e9}, "s from now by this edge's clock, so nobody can tell"),
         ({"watch": -1}, "`watch` is a time of 0 or more"),
     ],

@@ -20,6 +20,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "canary_pace": {"choices": ["attended", "stepwise"], "default": "attended"},
     "canary_percent": {"type": "int"},
     "canary_rate": {"type": "float"},
+    "canary_routes": {"type": "list"},
     "canary_steps": {"type": "list"},
     "edge_adopt": {"type": "bool", "default": False},
     "edge_force": {"type": "bool"},
@@ -166,6 +167,20 @@ def test_steps_that_cannot_be_walked_are_refused(steps: list[Any], words: list[s
         assert part in complaint
         assert complaint.endswith(STEPS)
     assert inputs.wrong({"canary_steps": steps}, SPECS) == complaints
+
+
+@pytest.mark.parametrize(
+    ("routes", "words"),
+    [
+        ([5], "canary_routes: route 1 must be a mapping with name and path."),
+        ([{"name": "api", "path": "api"}], "canary_routes: the path of route 1 begins with /"),
+        ([{"name": "api", "path": "/api/"}, {"name": "pay", "path": "/api/pay"}], "canary_routes: route 2 (/api/pay) is never reached, because /api/ comes"),
+    ],
+)
+def test_routes_that_tell_nothing_apart_are_refused(routes: list[Any], words: str) -> None:
+    (complaint,) = inputs.wrong({"canary_routes": routes}, SPECS)
+    assert complaint.startswith(words) and complaint.endswith("Example: canary_routes: [{name: payment, path: /api/payments/}, {name: api, path: /api/}]")
+    assert inputs.wrong({"canary_routes": [{"name": "payment", "path": "/api/payments/"}, {"name": "api", "path": "/api/"}]}, SPECS) == []
 
 
 @given(st.sets(st.integers(1, 99)), st.floats(0, 1e6), st.floats(0, 1e6), st.sampled_from(["hold", "promote", "rollback"]))

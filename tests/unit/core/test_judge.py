@@ -9,6 +9,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -22,7 +23,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import (
     judge,
     quantile_ranks,
 )
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, bin_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, bin_of, merge
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -258,6 +259,144 @@ def test_no_look_of_many_finds_a_wrong_end(share: float) -> None:
         wrong += any(looks)
     # Each end may be wrong in 5 % of the runs; at one look in twenty each, it would be in far more of them.
     assert wrong <= 0.1 * 300
+
+
+# --- Kinds of requests ---
+
+
+PAGES = (slot(4000, 4), slot(76_000, 76))
+
+
+def by_kind(**kinds: tuple[SlotSample, SlotSample]) -> Sample:
+    """A sample in which the kinds are told apart: the canary's part of each, and live's."""
+    parts = {name: {kind: pair[number] for kind, pair in kinds.items()} for number, name in enumerate(("green", "blue"))}
+    whole = merge([Sample(0.0, 30.0, {name: part}) for name, strata in parts.items() for part in strata.values()])
+    return replace(whole, strata=parts)
+
+
+def blurred(told_apart: Sample) -> Sample:
+    """The same requests with nothing known of their kinds."""
+    return replace(told_apart, strata={})
+
+
+def stopped(seen: Sample, live: str = "blue") -> str:
+    gate = alarm(seen, "green", live, LIMITS)
+    return gate.sentence if gate else ""
+
+
+def passed(seen: Sample) -> Judgement:
+    return judge(seen, "green", "blue", LIMITS, final=True)
+
+
+def test_many_good_page_views_do_not_hide_a_rare_kind_that_fails() -> None:
+    seen = by_kind(payment=(slot(18, 7), slot(499, 1)), page=PAGES)
+    assert stopped(seen) == "payment: 7 of 18 first attempts failed against 0.2 % live. 5 failures among 20 end a step at once."
+    assert passed(seen).verdict == FAIL and passed(seen).sentence == stopped(seen) and verdicts(passed(seen))["error rate of payment"] == FAIL
+    assert not stopped(blurred(seen)) and passed(blurred(seen)).verdict == PASS
+
+
+def test_a_rare_kind_that_may_be_bad_is_no_pass() -> None:
+    seen = by_kind(payment=(slot(18, 4), slot(499, 1)), page=PAGES)
+    assert not stopped(seen) and passed(seen).verdict == INCONCLUSIVE
+    assert passed(seen).sentence == "payment: 4 of 18 first attempts failed against 0.2 % live. Chance hardly explains that."
+    assert passed(blurred(seen)).verdict == PASS
+
+
+def test_more_errors_that_chance_explains_are_a_pass_which_names_each_kind() -> None:
+    seen = by_kind(payment=(slot(18, 1), slot(342, 1)), page=PAGES, report=(slot(3), slot(12)), none=(slot(0), slot(0)))
+    judgement = passed(seen)
+    assert judgement.verdict == PASS and judgement.gates[3].name == "kinds of requests"
+    assert judgement.gates[3].sentence == (
+        "canary: no kind of requests is worse than live's; failed are page 4 of 4,000, payment 1 of 18, report 0 of 3. "
+        "Not compared, as live had too few: report."
+    )
+
+
+def test_kinds_that_nobody_asked_for_or_live_cannot_be_compared_with_are_no_proof() -> None:
+    alone = judge(by_kind(payment=(slot(18), slot(0)), page=(slot(400), slot(0))), "green", "green", LIMITS, final=True)
+    assert alone.verdict == PASS
+    assert alone.gates[3].sentence == "canary: failed are page 0 of 400, payment 0 of 18; live had too few requests to compare them kind by kind."
+    unasked = passed(by_kind(payment=(slot(0), slot(400)), page=(slot(0), slot(400))))
+    assert set(verdicts(unasked).values()) == {INCONCLUSIVE}
+
+
+def test_a_rare_kind_that_is_slow_is_caught() -> None:
+    seen = by_kind(report=(slot(60, seconds=1.9), slot(500, seconds=0.3)), page=(slot(4000, seconds=0.05), slot(18_500, seconds=0.05)))
+    assert stopped(seen) == "report: p95 1.9 s (60 requests) against 294 ms live; limit 588 ms. Chance aside, it is 1.9 s or more."
+    assert not stopped(blurred(seen)) and passed(blurred(seen)).verdict == PASS
+    few = replace(slot(30), histogram={bin_of(0.3): 22, bin_of(1.9): 8})
+    unsure = passed(by_kind(report=(few, slot(500, seconds=0.3)), page=(slot(4000, seconds=0.05), slot(18_500, seconds=0.05))))
+    assert (unsure.verdict, unsure.sentence) == (
+        INCONCLUSIVE, "report: p95 1.9 s (30 requests) against 294 ms live; limit 588 ms. Chance hardly explains that."
+    )  # fmt: skip
+
+
+def test_another_mix_of_slow_and_quick_kinds_is_not_blamed() -> None:
+    quick, slow = 0.05, 1.0
+    seen = by_kind(report=(slot(500, seconds=slow), slot(500, seconds=slow)), page=(slot(500, seconds=quick), slot(18_500, seconds=quick)))
+    assert not stopped(seen) and passed(seen).verdict == PASS
+    assert "canary: p95 996 ms (1,000 requests) against 996 ms live with the same mix of requests; limit 2 s." in passed(seen).sentence
+    assert stopped(blurred(seen)).startswith("canary: p95 996 ms (1,000 requests) against 51 ms live")
+
+
+def test_another_mix_of_kinds_that_fail_more_and_less_is_not_blamed() -> None:
+    seen = by_kind(api=(slot(900, 7), slot(10_000, 80)), page=(slot(100), slot(90_000, 90)))
+    assert not stopped(seen) and passed(seen).verdict == PASS and "0.7 % live with the same mix of requests" in passed(seen).sentence
+    assert passed(blurred(seen)).verdict != PASS
+
+
+def test_live_above_the_limit_with_the_canary_s_mix_is_a_hold() -> None:
+    seen = by_kind(api=(slot(900, 18), slot(1000, 20)), page=(slot(100), slot(18_000, 18)))
+    assert not stopped(seen) and passed(seen).verdict == INCONCLUSIVE and "hold, do not blame the canary" in passed(seen).sentence
+    assert stopped(blurred(seen))
+
+
+def test_a_canary_that_looks_better_for_its_mix_is_caught() -> None:
+    # Worse in each kind, better in all: Simpson's trap.
+    seen = by_kind(api=(slot(100, 8), slot(9000, 180)), page=(slot(900, 5), slot(1000)))
+    assert stopped(seen).endswith("As good as live it would have made 4.4 of 193 errors with its mix of requests; it made 13.")
+    assert not stopped(blurred(seen))
+
+
+def test_three_times_the_times_of_each_kind_are_caught_together() -> None:
+    seen = by_kind(**{kind: (slot(49, seconds=3 * each), slot(900, seconds=each)) for kind, each in (("a", 0.03), ("b", 0.1), ("c", 0.4))})
+    assert stopped(seen).endswith(
+        "against 394 ms live with the same mix of requests; limit 788 ms. 100 % took more than 2 times as long as 95 % of live's of the same kind."
+    )
+
+
+def test_an_absolute_limit_speaks_of_all_requests() -> None:
+    seen = by_kind(report=(slot(200, 9, seconds=5.0), slot(0)), page=(slot(4000, 4, seconds=0.05), slot(0)))
+    assert not stopped(seen, "green") and judge(seen, "green", "green", LIMITS, final=True).verdict == PASS
+    assert "report: 90 of 300 first attempts failed. 5 failures" in stopped(by_kind(report=(slot(300, 90), slot(0)), page=(slot(9000), slot(0))), "green")
+
+
+def test_a_kind_that_fails_by_nature_is_not_blamed_for_it() -> None:
+    assert not stopped(by_kind(payment=(slot(15, 5), slot(15, 2)), page=PAGES))
+    assert stopped(by_kind(payment=(slot(15, 5), slot(0)), page=PAGES))
+
+
+def test_an_outage_behind_both_slots_is_seen_before_live_is_known_kind_by_kind() -> None:
+    seen = by_kind(**{kind: (slot(3, 1), slot(19, 6)) for kind in "abcdefgh"})
+    assert not stopped(seen) and "against 31.6 % live; limit 1 %." in passed(seen).sentence
+    assert stopped(by_kind(**{kind: (slot(3, 1), slot(19)) for kind in "abcdefgh"}))
+
+
+@given(st.integers(0, 3000), st.integers(0, 100), st.integers(0, 60_000), st.integers(0, 100))
+def test_one_kind_alone_is_judged_as_the_whole(requests: int, errors: int, live: int, live_errors: int) -> None:
+    seen = by_kind(page=(slot(requests, min(errors, requests)), slot(live, min(live_errors, live))))
+    assert alarm(seen, "green", "blue", LIMITS) == alarm(blurred(seen), "green", "blue", LIMITS)
+    assert passed(seen) == passed(blurred(seen))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(1, 9))
+def test_live_with_the_canary_s_own_mix_is_live(mine: int, other: int, times: int) -> None:
+    seen = by_kind(a=(slot(mine, seconds=0.3), slot(60 * times * mine, mine, seconds=0.3)), b=(slot(other), slot(60 * times * other, other)))
+    for told, whole in zip(passed(seen).gates, passed(blurred(seen)).gates):
+        # A kind of which live had next to nothing is left out.
+        if min(mine, other) > 0 or other == mine == 0:
+            assert told.sentence.replace(" with the same mix of requests", "") == whole.sentence
 
 
 # --- Limits ---

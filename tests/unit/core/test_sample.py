@@ -14,14 +14,18 @@ import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import (
     GROWTH,
+    OTHER,
+    Kinds,
     Sample,
     SlotSample,
     Tally,
     bin_of,
+    kinds_of,
     merge,
     owners_of,
     parse,
     quantile,
+    route_complaint,
     value_at,
     value_of,
 )
@@ -158,11 +162,20 @@ def test_no_visitor_address_or_path_leaves() -> None:
 
 NUMBERS = st.integers(0, 10**6)
 SLOTS = st.builds(
-    SlotSample, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.dictionaries(st.sampled_from(["2xx", "4xx", "5xx"]), NUMBERS), NUMBERS, NUMBERS,
+    SlotSample,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.dictionaries(st.sampled_from(["2xx", "4xx", "5xx"]), NUMBERS),
+    NUMBERS,
+    NUMBERS,
     st.dictionaries(st.integers(0, 300), NUMBERS),
+    NUMBERS,
 )
+STRATA = st.dictionaries(st.sampled_from(["blue", "green"]), st.dictionaries(st.sampled_from(["payment", "api"]), SLOTS))
 MOMENTS = st.none() | st.floats(0, 2e9)
-SAMPLES = st.builds(Sample, MOMENTS, MOMENTS, st.dictionaries(st.sampled_from(["blue", "green"]), SLOTS), NUMBERS, NUMBERS, NUMBERS)
+SAMPLES = st.builds(Sample, MOMENTS, MOMENTS, st.dictionaries(st.sampled_from(["blue", "green"]), SLOTS), NUMBERS, NUMBERS, NUMBERS, STRATA)
 
 
 @given(SAMPLES, SAMPLES, SAMPLES)
@@ -181,6 +194,101 @@ def test_a_sample_travels_as_json(sample: Sample) -> None:
 def test_two_halves_of_a_log_give_the_same_counts_as_the_whole(rows: list[tuple[int, float, str]], cut: int) -> None:
     lines = [line(st=status, us=str(status), rt=rt, ua=ua, v="") for status, rt, ua in rows]
     assert merge([of(*lines[:cut]), of(*lines[cut:])]) == of(*lines)
+
+
+# --- Kinds of requests ---
+
+
+ROUTES = [{"name": "payment", "path": "/api/payments/"}, {"name": "payment", "path": "/pay"}, {"name": "api", "path": "/api/"}]
+KINDS = kinds_of(ROUTES, {})
+
+
+def told_apart(*lines: bytes, kinds: Kinds = KINDS) -> Sample:
+    return parse(b"".join(lines), OWNERS, kinds=kinds)
+
+
+@pytest.mark.parametrize(
+    ("u", "kind"),
+    [
+        ("/api/payments/7", "payment"),
+        ("/api/payments/", "payment"),
+        ("/pay?x=1", "payment"),
+        ("/api/payments", "api"),
+        ("/api/health/detailed", "api"),
+        ('/api/"quoted"', "api"),
+        ("/x/api/", OTHER),
+        ("/?u=/api/payments/", OTHER),
+        ("/", OTHER),
+        ("", OTHER),
+    ],
+)
+def test_a_request_is_of_the_first_kind_its_path_begins_with(u: str, kind: str) -> None:
+    sample = told_apart(line(u=u, st=500, us="500"))
+    assert {name: part.errors for name, part in sample.strata["green"].items()} == {**dict.fromkeys(("payment", "api", OTHER), 0), kind: 1}
+    assert sample.kinds == ("api", OTHER, "payment") and sample.stratum("blue", kind) == SlotSample() == sample.stratum("green", "none")
+
+
+def test_what_fits_no_route_is_of_its_service() -> None:
+    kinds = kinds_of(ROUTES, {"web": [BLUE, GREEN], "worker": ["unix:/run/green.sock"]})
+    gone = line(u="/", st=502, ua="wallet_green", us="502")
+    sample = told_apart(line(u="/pay"), line(u="/"), line(u="/", ua="unix:/run/green.sock"), gone, line(u="/pay", ua="wallet_green", us="502"), kinds=kinds)
+    assert {kind: part.requests for kind, part in sample.strata["green"].items()} == {"payment": 2, "api": 0, "web": 1, "worker": 1, OTHER: 1}
+
+
+def test_probes_are_ignored_whatever_their_route() -> None:
+    sample = told_apart(line(u="/api/health"), line(u="/api/health?full=1"))
+    assert sample.ignored == 2 and not any(part.requests for part in sample.strata["green"].values())
+
+
+def test_without_routes_nothing_is_told_apart() -> None:
+    assert of(line()).strata == {} == told_apart(line(), kinds=kinds_of([], {})).strata and of(line()).kinds == ()
+
+
+def test_the_mean_is_exact() -> None:
+    sample = told_apart(line(u="/pay", rt=0.25), line(u="/", rt=0.05), line(u="/", st=101, us="101", rt=3600))
+    means = (sample.slot("green").mean_seconds, sample.stratum("green", "payment").mean_seconds, sample.slot("blue").mean_seconds)
+    assert means == (0.15, 0.25, None) and merge([sample, sample]).slot("green").mean_seconds == 0.15
+
+
+ADDRESSES = st.sampled_from([GREEN, BLUE, "wallet_green", "1.1.1.1:1", "-"])
+PATHS = st.sampled_from(["/", "/pay", "/api/payments/1", "/api/x", "/api/health", "/assets/app.css"])
+ROWS = st.lists(st.tuples(PATHS, st.sampled_from([200, 101, 404, 499, 500]), st.floats(0, 60), ADDRESSES))
+
+
+@given(ROWS, st.integers(0, 30))
+def test_the_kinds_add_up_to_the_slots(rows: list[tuple[str, int, float, str]], cut: int) -> None:
+    lines = [line(u=u, st=status, us=str(status), rt=rt, ua=ua, v="") for u, status, rt, ua in rows]
+    sample = told_apart(*lines)
+    for slot in ("blue", "green"):
+        parts = [Sample(slots={slot: part}) for part in sample.strata[slot].values()]
+        assert merge(parts).slot(slot) == sample.slot(slot) == of(*lines).slot(slot)
+    assert merge([told_apart(*lines[:cut]), told_apart(*lines[cut:])]) == sample
+
+
+def test_a_visitor_of_two_kinds_is_one_visitor() -> None:
+    sample = told_apart(line(u="/", v="a"), line(u="/pay", v="a", st=500, us="500"), line(u="/pay", v="b"))
+    assert (sample.slot("green").clients, sample.stratum("green", "payment").clients, sample.stratum("green", OTHER).clients) == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("routes", "words"),
+    [
+        (["/api/"], "route 1 must be a mapping with name and path."),
+        ([{"name": "api"}], "route 1 must be a mapping with name and path."),
+        ([{"name": "api", "path": "/api/", "paht": ""}], "route 1 must be a mapping with name and path."),
+        ([{"name": "The API", "path": "/api/"}], "the name of route 1 may hold up to 31 lower-case letters"),
+        ([{"name": "api", "path": "api/"}], "the path of route 1 begins with / and holds letters"),
+        ([{"name": "api", "path": '/api/"x'}], "the path of route 1 begins with / and holds letters"),
+        ([{"name": "api", "path": "/api?x"}], "the path of route 1 begins with / and holds letters"),
+        ([ROUTES[2], ROUTES[0]], "route 2 (/api/payments/) is never reached, because /api/ comes before it; the longer path goes first."),
+        ([{"name": f"r{number}", "path": f"/{number}"} for number in range(9)], "there are 9 routes; 8 are allowed."),
+    ],
+)
+def test_routes_that_cannot_be_meant_are_refused(routes: list[object], words: str) -> None:
+    assert route_complaint(routes).startswith(words)
+    with pytest.raises(SluiceError) as refused:
+        kinds_of(routes, {})
+    assert words in str(refused.value) and "Example: routes: [{name: payment, path: /api/payments/}" in str(refused.value)
 
 
 @given(st.lists(st.integers(0, 90_000), min_size=1, max_size=200), st.floats(0, 1))
@@ -226,10 +334,11 @@ def test_a_block_is_read_fast() -> None:
         for i in range(60_000)
     ]
     block = b"".join(rows)
-    speeds = []
+    speeds: dict[bool, list[float]] = {False: [], True: []}
     for _again in range(5):
-        started = time.process_time()
-        parse(block, OWNERS)
-        speeds.append(len(rows) / (time.process_time() - started))
+        for told, found in speeds.items():
+            started = time.process_time()
+            parse(block, OWNERS, kinds=KINDS if told else Kinds())
+            found.append(len(rows) / (time.process_time() - started))
     # A third of what an idle machine does: this is to notice a slip into a loop over lines, not to measure.
-    assert max(speeds) > 200_000
+    assert max(speeds[False]) > 200_000 and max(speeds[True]) > 150_000
