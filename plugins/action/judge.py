@@ -308,7 +308,8 @@ def _edge_lines(host: str, state: dict[str, Any], result: dict[str, Any]) -> lis
     """Return what status.yml says of one edge: a line, and one more for each thing that is not as usual."""
     if not state:
         return [f"edge {host}: {result.get('msg') or 'no state yet'}"]
-    lines = [f"edge {host}: {_traffic(state)}"]
+    hosts = "; ".join(f"{slot} on {', '.join(addresses)}" for slot, addresses in sorted(result.get("slots", {}).items()))
+    lines = [f"edge {host}: {_traffic(state)}" + (f"; {hosts}" if hosts else "")]
     serving, draining = result["serving"], result.get("draining", {})
     if serving["generation"] is None:
         lines.append(f"edge {host}: nginx does NOT answer on its control address")

@@ -291,12 +291,12 @@ def test_a_whole_site_needs_one_include_line_that_the_module_writes(edge: Edge) 
 
 
 class Slow:
-    """A host that answers after a while."""
+    """A host that answers when it is told to."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self.seconds = seconds
+        self.answer = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -309,7 +309,7 @@ class Slow:
 
     def _answer(self, connection: socket.socket) -> None:
         if connection.recv(65536):
-            time.sleep(self.seconds)
+            self.answer.wait(60)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nslow")
         connection.close()
 
@@ -318,7 +318,7 @@ class Slow:
 
 
 def test_a_slow_request_outlives_every_change_and_old_workers_are_counted_and_bounded(edge: Edge) -> None:
-    slow = Slow(4.0)
+    slow = Slow()
     edge.health_path = ""
     slots = {**edge.slots, "blue": [slow.address]}
     edge.good(slots=slots, live="blue", nginx_running="optional")
@@ -338,7 +338,8 @@ def test_a_slow_request_outlives_every_change_and_old_workers_are_counted_and_bo
     refused = edge.bad(slots=slots, assets=["/b/"], reload_budget=1, reload_timeout=1)
     assert re.search(r"1 workers of nginx still drain \d+ connections", refused["msg"])
     assert "The old configuration is in place and serves." in refused["msg"]
-    waited = edge.good(slots=slots, assets=["/b/"], reload_budget=1, reload_timeout=8)
+    threading.Timer(1.0, slow.answer.set).start()
+    waited = edge.good(slots=slots, assets=["/b/"], reload_budget=1, reload_timeout=20)
     assert waited["changed"]
     waiting.join(timeout=10)
     assert answers and answers[0][:2] == (200, "slow")

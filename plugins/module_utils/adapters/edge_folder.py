@@ -142,6 +142,9 @@ def enforce(site: Site, number: int, before: Reading, nginx: Nginx, required: bo
     wrong = wrong_routes(site)
     if wrong:
         raise SluiceError(f"nginx serves generation {number}, but {'; '.join(wrong)}.")
+    heard = complaints()
+    if heard:
+        raise SluiceError(f"nginx serves generation {number}, but its error log says: {heard}.", "Put that right and run again.")
     return ""
 
 

@@ -166,7 +166,7 @@ def _complaints(error_log: str, mark: int) -> str:
             lines = stream.read(65536).decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    loud = [line.split("] ", 1)[-1] for line in lines if "[emerg]" in line or "[alert]" in line]
+    loud = [line.split("] ", 1)[-1] for line in lines if "[emerg]" in line]
     return " / ".join(dict.fromkeys(loud))
 
 
