@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import QUICK, report
-from tests.e2e.test_metrics import Target
+from tests.e2e.test_metric_sources import Target
 from tests.sandbox.demo import Load
 from tests.sandbox.runner import Run
 from tests.sandbox.world import World
