@@ -87,7 +87,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_facts, pg_migrations, postgres
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, make_folder, read_text, sync_directory, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -109,10 +109,10 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     if os.path.lexists(final):
         raise SluiceError(f"{final} is there and has no manifest, so it is no backup of this collection.", "Move it away.", path=final)
     with postgres.at_work("backup", url, params, check) as (clients, session, deadline):
-        server = postgres.server(session)
+        server = pg_facts.server(session)
         backups.check_client(clients.major("pg_dump"), server["major"])
         compression = choose_compression(clients, params["compression"])
-        needed = backups.estimate(postgres.table_bytes(session), compression)
+        needed = backups.estimate(pg_facts.table_bytes(session), compression)
         backups.check_room(needed, free_bytes(params["directory"]), params["max_bytes"], params["directory"])
         result = {"changed": True, "gates": [], "diff": {"before": "", "after": final + "\n"}}
         if check:
@@ -143,7 +143,7 @@ def verify(params: Mapping[str, Any], url: PgUrl, final: str, manifest: backups.
     """Check the backup that is there."""
     started = time.monotonic()
     backups.check_origin(manifest, params["app"], url.database)
-    gates = backups.check_files(manifest, postgres.hash_files(final, skip=(MANIFEST,)))
+    gates = backups.check_files(manifest, backup_files.hash_files(final, skip=(MANIFEST,)))
     backups.refuse_failed(gates, f"The backup {final} is damaged")
     actions = [f"checked {final}, which was there already"]
     return {
@@ -197,13 +197,13 @@ def dump(
     archive, limit = os.path.join(partial, ARCHIVE), params["max_bytes"]
 
     def watch() -> None:
-        seen = postgres.folder_bytes(archive)
+        seen = backup_files.folder_bytes(archive)
         if limit and seen > limit:
             raise SluiceError(
                 f"The backup grew over its limit of {backups.size(limit)} and was stopped; nothing of it is left.", "Raise max_bytes.", limit=limit
             )
 
-    snapshot, lsn = postgres.export_snapshot(session)
+    snapshot, lsn = pg_facts.export_snapshot(session)
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     level = compression if clients.major("pg_dump") >= 16 else {"none": "0"}.get(compression, compression.partition(":")[2] or "1")
     arguments = [
@@ -218,8 +218,8 @@ def dump(
         f"service={postgres.LIVE}",
     ]
     with clients.start("pg_dump", arguments) as job:
-        tables = postgres.count_tables(session)
-        heads = migrations.heads(postgres.version_table(session, params["table"])[1])
+        tables = pg_facts.count_tables(session)
+        heads = migrations.heads(pg_migrations.version_table(session, params["table"])[1])
         rc = job.wait(deadline, watch)
         if rc:
             raise job.failed(rc, "The dump failed, and nothing of it is left")
@@ -227,7 +227,7 @@ def dump(
     watch()
     # A listing reads the table of contents alone; only a full read proves that every block can be unpacked.
     with clients.start("pg_restore", ["-f", "/dev/null", archive]) as job:
-        files = postgres.hash_files(partial)
+        files = backup_files.hash_files(partial)
         rc = job.wait(deadline)
         if rc:
             raise job.failed(rc, "The archive cannot be read back, and nothing of it is left")

@@ -104,7 +104,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import pg_copy, pg_migrations, postgres
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
@@ -113,15 +113,15 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import 
 def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Run what is due."""
     url = postgres.read_url(params["env_file"], params["env_var"])
-    files = postgres.read_migrations(params["directory"])
+    files = pg_migrations.read_migrations(params["directory"])
     copy = backups.rehearsal_name(url.database, params["rehearsal"]) if params["rehearsal"] else None
     with postgres.at_work("migrate", url, params, check) as (clients, session, deadline):
-        table, before = postgres.version_table(session, params["table"])
+        table, before = pg_migrations.version_table(session, params["table"])
         due = migrations.pending(files, before)
         done: list[dict[str, Any]] = []
         for migration in () if check else due:
             try:
-                seconds = postgres.apply_migration(
+                seconds = pg_migrations.apply_migration(
                     clients,
                     session,
                     migration,
@@ -139,9 +139,9 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
                     error.message + (f" Applied before it: {names}." if done else ""), error.remedy, **{**error.facts, "applied": done}
                 ) from error
             done.append({"name": migration.name, "seconds": round(seconds, 3)})
-        after = before if check else postgres.version_table(session, params["table"])[1]
+        after = before if check else pg_migrations.version_table(session, params["table"])[1]
         still = migrations.pending(files, after)
-        dropped = bool(copy) and not check and postgres.drop_copy(session, str(copy))
+        dropped = bool(copy) and not check and pg_copy.drop_copy(session, str(copy))
     return {
         "changed": bool(due) or dropped,
         "actions": [f"applied {entry['name']} in {entry['seconds']:.2f} s" for entry in done] + ([f"dropped {copy}"] if dropped else []),

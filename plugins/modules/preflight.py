@@ -93,7 +93,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import git, postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import git, pg_facts, postgres
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, env
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -159,7 +159,7 @@ def ports_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
 def database_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
     url = postgres.read_url(params["env_file"], params["env_var"])
     with postgres.connect(url, "preflight", params["client_directory"]) as clients, clients.session(postgres.Deadline(10)) as session:
-        server, client, held = postgres.server(session), clients.major("pg_dump"), postgres.table_bytes(session)
+        server, client, held = pg_facts.server(session), clients.major("pg_dump"), pg_facts.table_bytes(session)
     sentence = f"PostgreSQL {server['version']} answers with {held // MIB:,} MiB of tables; the clients are of version {client}"
     if client < int(server["major"]):
         return Gate("database", FAIL, sentence, value=client, limit=server["major"], remedy="Install the clients of the server's version or a newer one.")

@@ -106,7 +106,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_copy, pg_facts, pg_migrations, postgres
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -117,28 +117,28 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Make the copy, compare it with the manifest, and migrate it."""
     url = postgres.read_url(params["env_file"], params["env_var"])
     name = backups.rehearsal_name(url.database, params["database"])
-    files = postgres.read_migrations(params["migrations"]) if params["migrations"] else ()
+    files = pg_migrations.read_migrations(params["migrations"]) if params["migrations"] else ()
     manifest, gates, seconds = read_backup(params["backup"])
     with postgres.at_work("rehearsal", url, params, check, copy=name) as (clients, session, deadline):
-        server = postgres.server(session)
+        server = pg_facts.server(session)
         backups.check_origin(manifest, params["app"], url.database)
         backups.check_server(manifest, server["major"])
         backups.check_client(clients.major("pg_restore"), server["major"])
-        postgres.check_may_create(session)
-        due = [migration.name for migration in migrations.pending(files, postgres.version_table(session, params["table"])[1])] if files else []
+        pg_copy.check_may_create(session)
+        due = [migration.name for migration in migrations.pending(files, pg_migrations.version_table(session, params["table"])[1])] if files else []
         result = {"changed": True, "database": name, "diff": {"before": "", "after": "".join(f"{migration}\n" for migration in due)}}
         if check:
-            backups.check_marker(name, postgres.database_comment(session, name))
+            backups.check_marker(name, pg_copy.database_comment(session, name))
             actions = [f"would restore {params['backup']} into {name} and run {len(due)} migrations there"]
             return {**result, "actions": actions, "gates": [gate.as_dict() for gate in gates], "pending": [{"name": migration} for migration in due]}
-        left = postgres.drop_copy(session, name)
+        left = pg_copy.drop_copy(session, name)
         actions = [f"dropped {name}, left by an earlier rehearsal"] if left else []
         try:
-            postgres.create_copy(session, name, backups.marker(params["app"], manifest.release_id))
+            pg_copy.create_copy(session, name, backups.marker(params["app"], manifest.release_id))
             started = time.monotonic()
-            postgres.restore(clients, os.path.join(params["backup"], "archive"), params["jobs"], server["major"], deadline)
+            pg_copy.restore(clients, os.path.join(params["backup"], "archive"), params["jobs"], server["major"], deadline)
             with clients.session(deadline, postgres.COPY) as copy:
-                counts = postgres.count_tables(copy)
+                counts = pg_facts.count_tables(copy)
                 seconds["drill"] = round(time.monotonic() - started, 3)
                 gates += backups.check_tables(manifest, counts, seconds["drill"])
                 backups.refuse_failed(gates, f"The restored copy of {params['backup']} is not what was backed up")
@@ -148,7 +148,7 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         except BaseException:
             # What is left of a failed rehearsal proves nothing and takes the server's room.
             session.grant(30)
-            postgres.drop_copy(session, name)
+            pg_copy.drop_copy(session, name)
             raise
     if params["migrations"]:
         seconds["migrations"] = round(sum(entry["seconds"] for entry in applied), 3)
@@ -173,7 +173,7 @@ def read_backup(folder: str) -> tuple[backups.Manifest, list[Gate], dict[str, fl
     if text is None:
         raise SluiceError(f"{folder} holds no manifest.json, so it is no backup that can be trusted.", "Take a new backup.", path=folder)
     manifest = backups.from_json(text, path)
-    gates = backups.check_files(manifest, postgres.hash_files(folder, skip=("manifest.json",)))
+    gates = backups.check_files(manifest, backup_files.hash_files(folder, skip=("manifest.json",)))
     backups.refuse_failed(gates, f"The backup {folder} is damaged")
     return manifest, gates, {"files": round(time.monotonic() - started, 3)}
 
@@ -187,11 +187,11 @@ def rehearse(
     release_id: str,
 ) -> list[dict[str, Any]]:
     """Run what is due on the copy, and look whether it is sound afterwards."""
-    invalid = set(postgres.invalid_indexes(copy))
-    table, applied = postgres.version_table(copy, params["table"])
+    invalid = set(pg_facts.invalid_indexes(copy))
+    table, applied = pg_migrations.version_table(copy, params["table"])
     done = []
     for migration in migrations.pending(files, applied) if files else ():
-        seconds = postgres.apply_migration(
+        seconds = pg_migrations.apply_migration(
             clients,
             copy,
             migration,
@@ -204,7 +204,7 @@ def rehearse(
             service=postgres.COPY,
         )
         done.append({"name": migration.name, "seconds": round(seconds, 3)})
-    broken = sorted(set(postgres.invalid_indexes(copy)) - invalid)
+    broken = sorted(set(pg_facts.invalid_indexes(copy)) - invalid)
     if broken:
         raise SluiceError(f"The migrations left invalid indexes on the copy: {', '.join(broken)}.", "Correct the migration.")
     return done
@@ -215,10 +215,10 @@ def absent(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     url = postgres.read_url(params["env_file"], params["env_var"])
     name = backups.rehearsal_name(url.database, params["database"])
     with postgres.at_work("rehearsal", url, params, check) as (_clients, session, _deadline):
-        comment = postgres.database_comment(session, name)
+        comment = pg_copy.database_comment(session, name)
         backups.check_marker(name, comment)
         if comment is not None and not check:
-            postgres.drop_copy(session, name)
+            pg_copy.drop_copy(session, name)
     gone = comment is not None
     return {
         "changed": gone,

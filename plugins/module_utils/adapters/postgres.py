@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import random
 import re
 import select
 import shutil
@@ -24,16 +22,16 @@ from typing import IO, Any, cast
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import process
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder, read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, dotenv, migrations, pgurl
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, migrations, pgurl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations import identifier, literal
+from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations import literal
 from ansible_collections.sluice.deploy.plugins.module_utils.core.pgurl import PgUrl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import scrub
 
 LIVE, COPY = "live", "copy"
 _CONNECT_TIMEOUT = 10
 _PREFIX = "sluice-pg-"
-_WORK = "work"
+WORK = "work"
 _KINDS = ("backup", "rehearsal", "migrate")
 
 
@@ -142,7 +140,7 @@ def _private(path: str, text: str) -> None:
         stream.write(text)
 
 
-def _application(what: str, suffix: str) -> str:
+def application_name(what: str, suffix: str) -> str:
     """Return the application name, which PostgreSQL would cut after 63 bytes."""
     return f"sluice:{what}"[:50] + f":{suffix}"
 
@@ -193,7 +191,7 @@ class Clients:
                 "PGSERVICEFILE": os.path.join(self.folder, "pg_service.conf"),
                 "PGSERVICE": service,
                 "PGPASSFILE": os.path.join(self.folder, "pgpass"),
-                "PGAPPNAME": _application(self.what, suffix),
+                "PGAPPNAME": application_name(self.what, suffix),
                 "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT),
                 "PGCLIENTENCODING": "UTF8",
             }
@@ -202,7 +200,7 @@ class Clients:
     def start(self, tool: str, arguments: Sequence[str], service: str = LIVE, stdin: str | None = None) -> Job:
         """Start a client program beside us."""
         argv = [self.tool(tool), *arguments]
-        return Job(argv, self.environment(service, _WORK), self.folder, stdin, self.url.secrets())
+        return Job(argv, self.environment(service, WORK), self.folder, stdin, self.url.secrets())
 
     @contextmanager
     def session(self, deadline: Deadline, service: str = LIVE) -> Iterator[Session]:
@@ -404,7 +402,7 @@ def take_lock(session: Session, app: str, database: str, wait: float) -> None:
 
 def end_orphans(session: Session, app: str) -> int:
     """End the server's side of jobs whose module was killed, wait until they are gone, and return how many; only for the holder of the lock."""
-    names = ", ".join(literal(_application(f"{kind}:{app}", _WORK)) for kind in _KINDS)
+    names = ", ".join(literal(application_name(f"{kind}:{app}", WORK)) for kind in _KINDS)
     end = (
         "SELECT pid, pg_terminate_backend(pid) AS ended FROM pg_stat_activity"
         f" WHERE application_name IN ({names}) AND usename = current_user AND datname = current_database()"
@@ -414,252 +412,6 @@ def end_orphans(session: Session, app: str) -> int:
         ended.update(row["pid"] for row in rows)
         time.sleep(0.05)
     return len(ended)
-
-
-def server(session: Session) -> dict[str, Any]:
-    """Return version, major version, and whether this is a standby."""
-    return session.query(
-        "SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major, pg_is_in_recovery() AS standby"
-    )[0]
-
-
-# Tables a dump carries rows of: not those of an extension, which makes its own.
-_TABLES = (
-    "SELECT format('%I.%I', n.nspname, c.relname) AS name, pg_table_size(c.oid) AS bytes FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'"
-    " AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1"
-)
-
-
-def table_bytes(session: Session) -> int:
-    """Return the size of all tables on disk, without their indexes: an archive holds none."""
-    return sum(int(row["bytes"]) for row in session.query(_TABLES))
-
-
-def count_tables(session: Session) -> dict[str, int]:
-    """Return the exact rows of every table, as the session's snapshot sees them."""
-    return {row["name"]: int(session.execute(f"SELECT count(*) FROM ONLY {row['name']}")[0]) for row in session.query(_TABLES)}
-
-
-def export_snapshot(session: Session) -> tuple[str, str]:
-    """Begin a read-only transaction and return its snapshot, for pg_dump, and its log position."""
-    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    snapshot = str(session.value("SELECT pg_export_snapshot() AS id"))
-    return snapshot, str(session.value("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn"))
-
-
-def hash_files(folder: str, skip: Sequence[str] = ()) -> dict[str, backups.FileFact]:
-    """Return size and SHA-256 of every file below a folder, by its path there."""
-    seen = {}
-    for base, _folders, names in os.walk(folder):
-        for name in sorted(names):
-            path = os.path.join(base, name)
-            relative = os.path.relpath(path, folder)
-            if relative not in skip:
-                digest, count = hashlib.sha256(), 0
-                with open(path, "rb") as stream:
-                    while block := stream.read(1 << 20):
-                        digest.update(block)
-                        count += len(block)
-                seen[relative] = backups.FileFact(count, digest.hexdigest())
-    return seen
-
-
-def folder_bytes(folder: str) -> int:
-    """Return the size of all files below a folder; files may come and go meanwhile."""
-    total = 0
-    for base, _folders, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(base, name)).st_size
-    return total
-
-
-def database_comment(session: Session, name: str) -> str | None:
-    """Return the comment of a database, empty when it has none, or None when there is no such database."""
-    sql = f"SELECT coalesce(shobj_description(oid, 'pg_database'), '') AS comment FROM pg_database WHERE datname = {literal(name)}"
-    comment: str | None = session.value(sql)
-    return comment
-
-
-def check_may_create(session: Session) -> None:
-    """Refuse early when the user may not create databases.
-
-    :raises SluiceError: with the statement that grants it.
-    """
-    row = session.query("SELECT quote_ident(rolname) AS role, rolcreatedb OR rolsuper AS may FROM pg_roles WHERE rolname = current_user")[0]
-    if not row["may"]:
-        raise SluiceError(
-            f"The database user {row['role']} may not create databases, so no rehearsal database can be made.",
-            f"As a superuser, run: ALTER ROLE {row['role']} CREATEDB;",
-        )
-
-
-def create_copy(session: Session, name: str, comment: str) -> None:
-    """Create an empty database like the one of the session: encoding, locale and settings; with a comment that marks it as ours."""
-    like = session.query("SELECT to_jsonb(d) AS db, pg_encoding_to_char(encoding) AS encoding FROM pg_database d WHERE datname = current_database()")[0]
-    facts = like["db"]
-    words = [
-        "TEMPLATE template0",
-        f"ENCODING {literal(like['encoding'])}",
-        f"LC_COLLATE {literal(facts['datcollate'])}",
-        f"LC_CTYPE {literal(facts['datctype'])}",
-    ]
-    # Columns of newer versions; older ones know libc only.
-    locale = facts.get("datlocale") or facts.get("daticulocale")
-    if facts.get("datlocprovider") == "i":
-        words.append(f"LOCALE_PROVIDER icu ICU_LOCALE {literal(locale)}")
-    elif facts.get("datlocprovider") == "b":
-        words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(locale)}")
-    session.execute(f"CREATE DATABASE {identifier(name)} {' '.join(words)}")
-    session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
-    settings = session.query(
-        "SELECT split_part(setting, '=', 1) AS name FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(setconfig) AS setting"
-        " WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    for setting in settings:
-        # lock_timeout and row_security are ours in this session; FROM CURRENT would copy them.
-        if setting["name"] not in ("lock_timeout", "row_security"):
-            parameter = ".".join(identifier(part) for part in setting["name"].split("."))
-            session.execute(f"ALTER DATABASE {identifier(name)} SET {parameter} FROM CURRENT")
-
-
-def drop_copy(session: Session, name: str) -> bool:
-    """Drop a rehearsal database with whoever is in it; True when there was one.
-
-    :raises SluiceError: a database of that name is not a rehearsal's.
-    """
-    comment = database_comment(session, name)
-    if comment is not None:
-        backups.check_marker(name, comment)
-        force = " WITH (FORCE)" if server(session)["major"] >= 13 else ""
-        session.execute(f"DROP DATABASE {identifier(name)}{force}")
-    return comment is not None
-
-
-def restore(clients: Clients, archive: str, jobs: int, server_major: int, deadline: Deadline) -> float:
-    """Restore an archive in parallel into the copy, and return the seconds it took."""
-    newer = clients.major("pg_restore") >= 17 > server_major
-    # From version 17 on the clients set transaction_timeout, which older servers do not know; nothing else may fail.
-    arguments = ["-Fd", f"-j{jobs}", "-d", f"service={COPY}", *([] if newer else ["--exit-on-error"]), archive]
-    with clients.start("pg_restore", arguments, COPY) as job:
-        rc = job.wait(deadline)
-        said = [line for line in job.errors().splitlines() if line.startswith("pg_restore: error:")]
-        harmless = newer and rc == 1 and said and all('unrecognized configuration parameter "transaction_timeout"' in line for line in said)
-        if rc and not harmless:
-            raise job.failed(rc, "The backup could not be restored", "Take a new backup; do not release on this one.")
-        return job.seconds()
-
-
-def read_migrations(folder: str) -> tuple[migrations.Migration, ...]:
-    """Return the migrations of a folder, in order.
-
-    :raises SluiceError: there is no such folder, or the files are not in order.
-    """
-    try:
-        files = {}
-        for name in sorted(os.listdir(folder)):
-            if name.endswith(".sql") and not name.startswith("."):
-                with open(os.path.join(folder, name), "rb") as stream:
-                    files[name] = stream.read()
-    except OSError as error:
-        raise SluiceError(f"The migrations in {folder} cannot be read: {error.strerror}.", "Check the path of the folder.", path=folder) from error
-    return migrations.arrange(files)
-
-
-def version_table(session: Session, name: str) -> tuple[str, list[migrations.Applied]]:
-    """Return the version table's full name, quoted, and the migrations it lists; it need not exist yet."""
-    found = session.value(
-        "SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        f" WHERE c.oid = to_regclass({literal(migrations.check_table(name))})"
-    )
-    if found:
-        return found, [migrations.Applied(**row) for row in session.query(f"SELECT number, name, sha256 FROM {found} ORDER BY number")]
-    schema, _dot, table = name.rpartition(".")
-    schema = schema or session.value("SELECT current_schema() AS name") or ""
-    if not schema:
-        raise SluiceError(
-            "The database user's search_path names no schema that exists, so the version table has no place.",
-            "Give the table with its schema, such as public.sluice_migrations.",
-        )
-    return f"{identifier(schema)}.{identifier(table)}", []
-
-
-def apply_migration(
-    clients: Clients,
-    session: Session,
-    migration: migrations.Migration,
-    *,
-    table: str,
-    release_id: str,
-    lock_timeout_ms: int,
-    statement_timeout_s: int,
-    retries: int,
-    deadline: Deadline,
-    service: str,
-) -> float:
-    """Run one file and its version row in one transaction, again when a lock was not granted, and return the seconds of the attempt that worked.
-
-    :param session: a session on the same database; it watches who blocks.
-    :raises SluiceError: it failed, and nothing of the file is left; with the line, the server's words and who blocked.
-    """
-    blockers: dict[int, dict[str, Any]] = {}
-
-    def watch() -> None:
-        blockers.update({row["pid"]: row for row in session.query(_blockers(_application(clients.what, _WORK)))})
-
-    attempt = 0
-    while True:
-        attempt += 1
-        text = migrations.script(migration, table, release_id, lock_timeout_ms, min(statement_timeout_s, int(deadline.left()) + 1))
-        with clients.start("psql", ["-qAtX1", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-d", f"service={service}", "-f", "-"], service, text) as job:
-            try:
-                rc = job.wait(deadline, watch)
-            except BaseException:
-                # A client that is gone does not stop what the server is doing for it.
-                session.grant(10)
-                with suppress(SluiceError):
-                    end_orphans(session, clients.what.partition(":")[2])
-                raise
-            if rc == 0:
-                return job.seconds()
-            found = migrations.failure(job.errors())
-        delay = migrations.retry_delay(found, attempt, retries, random.random())
-        if delay is None:
-            raise _migration_error(migration, found, attempt, list(blockers.values()))
-        blockers.clear()
-        time.sleep(min(delay, deadline.left()))
-
-
-def _migration_error(migration: migrations.Migration, found: migrations.Failure, attempts: int, blockers: list[dict[str, Any]]) -> SluiceError:
-    facts = {"migration": migration.name, "line": found.line, "sqlstate": found.state}
-    if found.state == migrations.LOCK_NOT_AVAILABLE:
-        return SluiceError(
-            f"Migration {migration.name} did not get its lock in {attempts} attempts: {migrations.name_blockers(blockers)}. Nothing of it was applied.",
-            "End that session or wait for it, then run the migration again.",
-            blockers=blockers,
-            **facts,
-        )
-    where = f" at line {found.line}" if found.line else ""
-    return SluiceError(
-        f"Migration {migration.name} failed{where}: {found.message}. Nothing of it was applied.", "Correct the file, then run the migration again.", **facts
-    )
-
-
-def _blockers(application: str) -> str:
-    return (
-        "SELECT b.pid, b.application_name, b.state, b.query_start, b.xact_start FROM pg_stat_activity m"
-        " CROSS JOIN LATERAL unnest(pg_blocking_pids(m.pid)) AS blocker(pid)"
-        f" JOIN pg_stat_activity b ON b.pid = blocker.pid WHERE m.application_name = {literal(application)} AND m.datname = current_database()"
-    )
-
-
-def invalid_indexes(session: Session) -> list[str]:
-    """Return the indexes that exist and are not used."""
-    return [
-        row["name"]
-        for row in session.query("SELECT indexrelid::regclass::text AS name FROM pg_index WHERE NOT (indisvalid AND indisready AND indislive) ORDER BY 1")
-    ]
 
 
 @contextmanager

@@ -1,0 +1,88 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Databases beside the real one: made like it, restored into, and dropped only when they carry our mark."""
+
+from __future__ import annotations
+
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pg_facts import server
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.postgres import COPY, Clients, Deadline, Session
+from ansible_collections.sluice.deploy.plugins.module_utils.core import backups
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations import identifier, literal
+
+
+def database_comment(session: Session, name: str) -> str | None:
+    """Return the comment of a database, empty when it has none, or None when there is no such database."""
+    sql = f"SELECT coalesce(shobj_description(oid, 'pg_database'), '') AS comment FROM pg_database WHERE datname = {literal(name)}"
+    comment: str | None = session.value(sql)
+    return comment
+
+
+def check_may_create(session: Session) -> None:
+    """Refuse early when the user may not create databases.
+
+    :raises SluiceError: with the statement that grants it.
+    """
+    row = session.query("SELECT quote_ident(rolname) AS role, rolcreatedb OR rolsuper AS may FROM pg_roles WHERE rolname = current_user")[0]
+    if not row["may"]:
+        raise SluiceError(
+            f"The database user {row['role']} may not create databases, so no rehearsal database can be made.",
+            f"As a superuser, run: ALTER ROLE {row['role']} CREATEDB;",
+        )
+
+
+def create_copy(session: Session, name: str, comment: str) -> None:
+    """Create an empty database like the one of the session: encoding, locale and settings; with a comment that marks it as ours."""
+    like = session.query("SELECT to_jsonb(d) AS db, pg_encoding_to_char(encoding) AS encoding FROM pg_database d WHERE datname = current_database()")[0]
+    facts = like["db"]
+    words = [
+        "TEMPLATE template0",
+        f"ENCODING {literal(like['encoding'])}",
+        f"LC_COLLATE {literal(facts['datcollate'])}",
+        f"LC_CTYPE {literal(facts['datctype'])}",
+    ]
+    # Columns of newer versions; older ones know libc only.
+    locale = facts.get("datlocale") or facts.get("daticulocale")
+    if facts.get("datlocprovider") == "i":
+        words.append(f"LOCALE_PROVIDER icu ICU_LOCALE {literal(locale)}")
+    elif facts.get("datlocprovider") == "b":
+        words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(locale)}")
+    session.execute(f"CREATE DATABASE {identifier(name)} {' '.join(words)}")
+    session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
+    settings = session.query(
+        "SELECT split_part(setting, '=', 1) AS name FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(setconfig) AS setting"
+        " WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    for setting in settings:
+        # lock_timeout and row_security are ours in this session; FROM CURRENT would copy them.
+        if setting["name"] not in ("lock_timeout", "row_security"):
+            parameter = ".".join(identifier(part) for part in setting["name"].split("."))
+            session.execute(f"ALTER DATABASE {identifier(name)} SET {parameter} FROM CURRENT")
+
+
+def drop_copy(session: Session, name: str) -> bool:
+    """Drop a rehearsal database with whoever is in it; True when there was one.
+
+    :raises SluiceError: a database of that name is not a rehearsal's.
+    """
+    comment = database_comment(session, name)
+    if comment is not None:
+        backups.check_marker(name, comment)
+        force = " WITH (FORCE)" if server(session)["major"] >= 13 else ""
+        session.execute(f"DROP DATABASE {identifier(name)}{force}")
+    return comment is not None
+
+
+def restore(clients: Clients, archive: str, jobs: int, server_major: int, deadline: Deadline) -> float:
+    """Restore an archive in parallel into the copy, and return the seconds it took."""
+    newer = clients.major("pg_restore") >= 17 > server_major
+    # From version 17 on the clients set transaction_timeout, which older servers do not know; nothing else may fail.
+    arguments = ["-Fd", f"-j{jobs}", "-d", f"service={COPY}", *([] if newer else ["--exit-on-error"]), archive]
+    with clients.start("pg_restore", arguments, COPY) as job:
+        rc = job.wait(deadline)
+        said = [line for line in job.errors().splitlines() if line.startswith("pg_restore: error:")]
+        harmless = newer and rc == 1 and said and all('unrecognized configuration parameter "transaction_timeout"' in line for line in said)
+        if rc and not harmless:
+            raise job.failed(rc, "The backup could not be restored", "Take a new backup; do not release on this one.")
+        return job.seconds()
