@@ -11,11 +11,12 @@ from typing import NamedTuple, Optional
 
 from ansible_collections.sluice.deploy.benchmarks.judging.traces import Arrivals, Second
 from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS
 
 CANARY, LIVE = "green", "blue"
-LIMITS = judge.Limits()
+LIMITS = Limits()
 
 
 class Outcome(NamedTuple):
@@ -46,7 +47,7 @@ class Pool:
         return SlotSample(requests=self.requests, errors=self.errors, histogram=self.histogram)
 
 
-def watch(rollout: Sequence[Sequence[Second]], look: int, limits: judge.Limits = LIMITS) -> Outcome:
+def watch(rollout: Sequence[Sequence[Second]], look: int, limits: Limits = LIMITS) -> Outcome:
     """Return what the judge made of a rollout.
 
     Each step lasts as long as the rollout says (``min`` and ``max`` are equal). A hold is noted, and the rollout goes on as if a person had let it,
@@ -71,7 +72,7 @@ def watch(rollout: Sequence[Sequence[Second]], look: int, limits: judge.Limits =
     return Outcome(None, hold)
 
 
-def ask(sample: Sample, limits: judge.Limits, final: bool) -> tuple[str, str]:
+def ask(sample: Sample, limits: Limits, final: bool) -> tuple[str, str]:
     """Return the verdict of one look and its sentence, in the order in which the control node asks."""
     gate = judge.alarm(sample, CANARY, LIVE, limits)
     if gate is not None:

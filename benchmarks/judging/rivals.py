@@ -12,7 +12,7 @@ from statistics import NormalDist, median
 from typing import NamedTuple, Optional
 
 from ansible_collections.sluice.deploy.benchmarks.judging.traces import Arrivals, Second
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import quantile, value_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import quantile, value_of
 
 MINUTE = 60
 

@@ -15,7 +15,7 @@ from itertools import accumulate
 from statistics import NormalDist
 from typing import NamedTuple, Optional
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import FLOOR_SECONDS, GROWTH
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import FLOOR_SECONDS, GROWTH
 
 TEN_MINUTES = ((5, 600), (25, 600), (50, 600))
 _BINS = 300

@@ -18,6 +18,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import s
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import limit_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import utc
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate, stops
@@ -56,7 +57,7 @@ class ActionModule(ActionBase):
         ground = survey(edges, hosts, args["release"].get("manifest", {}))
         gates = list(ground.gates)
         if args["steps"] and not args["release"].get("manifest"):
-            plan, limits = [steps.step_from(step) for step in args["steps"]], judge.Limits.of(args["limits"])
+            plan, limits = [steps.step_from(step) for step in args["steps"]], Limits.of(args["limits"])
             rates = [result.get("requests_per_second") for result in self._results(variables, args["edges"]).values()]
             gates.append(power.power(plan, None if None in rates else sum(rates), limits, args["accept_blind"]))
             looks = self._results(variables, args["samples"])
@@ -94,7 +95,7 @@ class ActionModule(ActionBase):
             return self._said(args, gate.verdict, gate.sentence, [gate], 0.0)
         samples = [Sample.from_dict(result["sample"]) for result in looks.values()]
         elapsed = min((float(look["until"]) - float(switches[host]["changed_at"]) for host, look in looks.items()), default=0.0)
-        limits = judge.Limits.of(args["limits"])
+        limits = Limits.of(args["limits"])
         sample = merge(samples)
         live = args["live"] if args["live"] != args["canary"] else None
         alarm = judge.alarm(sample, args["canary"], live, limits) or next((Gate(**result["alarm"]) for result in looks.values() if result.get("alarm")), None)
@@ -211,7 +212,7 @@ class ActionModule(ActionBase):
 
     def _watch(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Judge what the live slot answered since the last look, by the absolute limits alone."""
-        looks, limits = self._results(variables, args["samples"]), judge.Limits.of(args["limits"])
+        looks, limits = self._results(variables, args["samples"]), Limits.of(args["limits"])
         broken = gather({f"{host} (log)": result for host, result in looks.items()}).reason
         if broken:
             return {"changed": False, "verdict": "error", "sentence": broken, "bad": True, "gates": [], "sample": {}}
@@ -226,7 +227,7 @@ class ActionModule(ActionBase):
         """Let an increase by hand pass only where the judge passes the share that is there, or a person gives a reason."""
         looks, release = self._results(variables, args["samples"]), args["release"]
         sample = merge([Sample.from_dict(result["sample"]) for result in looks.values()])
-        judgement = judge.judge(sample, release["idle"], release["live"], judge.Limits.of(args["limits"]), final=True)
+        judgement = judge.judge(sample, release["idle"], release["live"], Limits.of(args["limits"]), final=True)
         gates = [gate.as_dict() for gate in judgement.gates]
         if stops(judgement.verdict) and not args["reason"]:
             remedy = "Wait for more requests, or give -e canary_force_reason='...'; a decrease is always allowed."

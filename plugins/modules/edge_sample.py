@@ -213,7 +213,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import access_log
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import Limits, alarm
+from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import alarm
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.power import halves
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Tally, kinds_of, owners_of
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Optional
 from xml.etree import ElementTree
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, quantile
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import quantile
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
 
 PACKAGE = "pygal"
 MISSING = f"No charts were drawn: the control node lacks the package {PACKAGE}. Install it beside Ansible: python3 -m pip install {PACKAGE}"

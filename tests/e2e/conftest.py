@@ -79,9 +79,7 @@ def edge(request: pytest.FixtureRequest, binary: str, tmp_path: Path) -> Iterato
     try:
         yield edge
     finally:
-        edge.stop()
-        for backend in (edge.blue, edge.green):
-            backend.stop()
+        edge.end()
 
 
 def report(world: World, run: Run | None = None) -> dict[str, Any]:

@@ -437,7 +437,7 @@ def test_without_tls_the_site_itself_is_on_the_plain_port(site: Site) -> None:
 
 def test_all_addresses_are_listened_on(site: Site) -> None:
     if not Path("/proc/net/if_inet6").exists():
-        pytest.skip("NOT TESTED: this machine has no IPv6")
+        pytest.skip("cannot run here: this machine has no IPv6")
     site.serve(address="")
     for address in ("127.0.0.1", "::1"):
         with contextlib.closing(http.client.HTTPConnection(address, site.http, timeout=5)) as connection:

@@ -11,7 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, bin_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import bin_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
 from ansible_collections.sluice.deploy.plugins.plugin_utils import charts
 
 SVG = "{http://www.w3.org/2000/svg}"

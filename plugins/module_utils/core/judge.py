@@ -26,95 +26,40 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Optional, Union
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, quantile, value_at, value_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import quantile, value_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
+from ansible_collections.sluice.deploy.plugins.module_utils.core.odds import (
+    BOUND_RATIO,
+    ONE_END,
+    TWO_ENDS,
+    Z_95,
+    Z_99,
+    at_least,
+    blamed,
+    difference,
+    evidence,
+    is_above,
+    lower_bound,
+    needed_evidence,
+    p95_bounds,
+    surprise,
+    wilson,
+)
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate, worst
+from ansible_collections.sluice.deploy.plugins.module_utils.core.words import at_least_percent, at_most_percent, percent, plain, seconds_in_words
 
-# Normal quantiles of one-sided bounds, for what is asked once.
-_Z_95, _Z_99, _Z_POWER = 1.645, 2.326, 1.282
 _CHANCE = 0.01  # that a kind of requests is held for nothing, over all kinds
-# Chance that a bound is ever wrong, at whatever look: one against a fixed limit, and each of two against each other, as both must be wrong to mislead.
-_ONE_END, _TWO_ENDS = 0.01, 0.1
-# How many times larger than supposed the odds may be: each is one explanation, and all of them count alike.
-_ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
-_BOUND_RATIO = 1.5  # a difference that is certain but smaller than this is no reason to stop at once
 _MALFORMED_SHARE = 0.01  # with more lines than this unread, the rest is not a fair sample
 
 _MORE_TIME = "Give the step more time."
 _MORE_REQUESTS = "Give the step more time or a larger share."
 _LIVE_UNWELL = "Live itself is above the limit: hold, do not blame the canary."
 _LOOK_AT_LIVE = "Find out what ails the live slot first."
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a canary must keep to.
-
-    :param error_rate: largest share of first attempts that may fail.
-    :param error_margin: how much larger than live's the share may be (0.005 is half a percentage point).
-    :param p95_seconds: largest 95th percentile of the request time.
-    :param p95_ratio: largest 95th percentile as a multiple of live's.
-    :param p95_floor_seconds: a 95th percentile below this never fails by the ratio.
-    :param min_samples: first attempts that are needed for a verdict.
-    :param guard_errors: so many failures ...
-    :param guard_requests: ... among so many first attempts end a step at once.
-    :param sprt_ratio: the canary that is so many times as bad as live is what the sequential test looks for.
-    :param sprt_alpha: chance that the sequential test stops a canary as good as live.
-    :param sprt_beta: chance that it overlooks one that is ``sprt_ratio`` times as bad.
-    """
-
-    error_rate: float = 0.01
-    error_margin: float = 0.005
-    p95_seconds: float = 2.0
-    p95_ratio: float = 2.0
-    p95_floor_seconds: float = 0.05
-    min_samples: int = 50
-    guard_errors: int = 5
-    guard_requests: int = 20
-    sprt_ratio: float = 3.0
-    sprt_alpha: float = 0.01
-    sprt_beta: float = 0.1
-
-    def __post_init__(self) -> None:
-        wrong = [sentence for name, (right, sentence) in _RULES.items() if not (_is_number(getattr(self, name)) and right(getattr(self, name)))]
-        if not wrong and self.guard_errors > self.guard_requests:
-            wrong = [f"guard_errors ({self.guard_errors}) must not be larger than guard_requests ({self.guard_requests})"]
-        if wrong:
-            raise SluiceError(f"The limits of the canary are wrong: {'; '.join(wrong)}.", "Nothing was judged. Correct them; all have a default.", limits=wrong)
-
-    @classmethod
-    def of(cls, given: Optional[Mapping[str, object]]) -> Limits:
-        """Return the limits with what the operator gave over the defaults; a key without a value keeps its default."""
-        known = [item.name for item in fields(cls)]
-        chosen = {name: value for name, value in (given or {}).items() if value is not None}
-        unknown = sorted(set(chosen) - set(known))
-        if unknown:
-            raise SluiceError(f"The limits of the canary have no {', '.join(unknown)}.", f"They are: {', '.join(known)}.", limits=unknown)
-        return cls(**chosen)  # type: ignore[arg-type]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
-    "error_rate": (lambda value: 0 < value < 1, "error_rate is a share between 0 and 1, such as 0.01 for 1 %"),
-    "error_margin": (lambda value: 0 <= value < 1, "error_margin is a share from 0 up to 1, such as 0.005 for half a percentage point"),
-    "p95_seconds": (lambda value: value > 0, "p95_seconds is a time above 0, such as 2.0"),
-    "p95_ratio": (lambda value: value >= 1, "p95_ratio is a factor of 1 or more, such as 2.0"),
-    "p95_floor_seconds": (lambda value: value >= 0, "p95_floor_seconds is a time of 0 or more, such as 0.05"),
-    "min_samples": (lambda value: value >= 1 and value == int(value), "min_samples is a whole number of 1 or more, such as 50"),
-    "guard_errors": (lambda value: value >= 1 and value == int(value), "guard_errors is a whole number of 1 or more, such as 5"),
-    "guard_requests": (lambda value: value >= 1 and value == int(value), "guard_requests is a whole number of 1 or more, such as 20"),
-    "sprt_ratio": (lambda value: value > 1, "sprt_ratio is a factor above 1, such as 3.0"),
-    "sprt_alpha": (lambda value: 0 < value < 0.5, "sprt_alpha is a chance between 0 and 0.5, such as 0.01"),
-    "sprt_beta": (lambda value: 0 < value < 0.5, "sprt_beta is a chance between 0 and 0.5, such as 0.1"),
-}
 
 
 @dataclass(frozen=True)
@@ -239,7 +184,7 @@ def _guard(pair: _Pair, limits: Limits) -> str:
     live = other.error_rate if _is_known(other, limits) else 0.0
     if pair.kind and other.requests:
         # A kind may fail often by nature, and of a rare one live's rate is a rough estimate.
-        live = _wilson(other.errors, other.requests, _Z_95)
+        live = wilson(other.errors, other.requests, Z_95)
     if reached and mine.error_rate >= limits.sprt_ratio * live:
         return f"{limits.guard_errors} failures among {limits.guard_requests} end a step at once."
     return ""
@@ -249,45 +194,30 @@ def _sequential(pair: _Pair, limits: Limits) -> str:
     if not pair.other.requests or pair.mine.error_rate - pair.other.error_rate <= limits.error_margin:
         return ""
     parts = _comparable(pair)
-    if sum(_evidence(part.mine.errors, part.other.errors, _share(part), limits) for part in parts) < _needed_evidence(limits, pair.among):
+    if sum(evidence(part.mine.errors, part.other.errors, _share(part), limits) for part in parts) < needed_evidence(limits, pair.among):
         return ""
     mine, all_errors = sum(part.mine.errors for part in parts), sum(part.mine.errors + part.other.errors for part in parts)
     if pair.kinds:
         expected = sum(_share(part) * (part.mine.errors + part.other.errors) for part in parts)
-        return f"As good as live it would have made {_plain(expected)} of {all_errors:,.0f} errors with its mix of requests; it made {mine:,}."
-    return f"With {_percent(_share(pair))} of the requests it made {mine:,} of {all_errors:,.0f} errors."
-
-
-def _evidence(mine: float, other: float, share: float, limits: Limits) -> float:
-    """Return the logarithm of how much better "so many times as bad" explains the errors than "as good as live"."""
-    blamed = _blamed(share, limits.sprt_ratio)
-    return mine * math.log(blamed / share) + other * math.log((1 - blamed) / (1 - share))
-
-
-def _blamed(share: float, ratio: float) -> float:
-    """Return which share of the errors a canary makes that has this share of the requests and is so many times as bad as live."""
-    return share * ratio / (share * ratio + 1 - share)
-
-
-def _needed_evidence(limits: Limits, among: int = 1) -> float:
-    return math.log((1 - limits.sprt_beta) / limits.sprt_alpha * among)
+        return f"As good as live it would have made {plain(expected)} of {all_errors:,.0f} errors with its mix of requests; it made {mine:,}."
+    return f"With {percent(_share(pair))} of the requests it made {mine:,} of {all_errors:,.0f} errors."
 
 
 def _bound(pair: _Pair, limits: Limits) -> str:
-    mine, error = pair.mine, _ONE_END / pair.among
-    if mine.requests < limits.min_samples or not _is_above(limits.error_rate, mine.errors, mine.requests, error):
+    mine, error = pair.mine, ONE_END / pair.among
+    if mine.requests < limits.min_samples or not is_above(limits.error_rate, mine.errors, mine.requests, error):
         return ""
     # Live's rate is an estimate as well: whose errors they are is asked of both slots' errors together.
     known = _is_known(pair.other, limits)
     if known and not _is_theirs(pair, error) or pair.kind and not known:
         return ""
-    return f"Chance aside, it is {_at_least_percent(_lower_bound(mine.errors, mine.requests, limits.error_rate, error))} or more."
+    return f"Chance aside, it is {at_least_percent(lower_bound(mine.errors, mine.requests, limits.error_rate, error))} or more."
 
 
 def _is_theirs(pair: _Pair, error: float) -> bool:
     """Tell whether the canary makes more of the errors than one would that is 1.5 times as bad as live."""
-    parts = [(part.mine.errors, part.mine.errors + part.other.errors, _blamed(_share(part), _BOUND_RATIO)) for part in _comparable(pair)]
-    return _surprise(parts) >= -math.log(error)
+    parts = [(part.mine.errors, part.mine.errors + part.other.errors, blamed(_share(part), BOUND_RATIO)) for part in _comparable(pair)]
+    return surprise(parts) >= -math.log(error)
 
 
 def _comparable(pair: _Pair) -> list[_Pair]:
@@ -304,20 +234,20 @@ def _is_known(other: _Part, limits: Limits) -> bool:
 
 
 def _stop_for_p95(pair: _Pair, limits: Limits) -> Optional[Gate]:
-    mine, other, one_end, end = pair.mine, pair.other, _ONE_END / pair.among, _TWO_ENDS / math.sqrt(pair.among)
+    mine, other, one_end, end = pair.mine, pair.other, ONE_END / pair.among, TWO_ENDS / math.sqrt(pair.among)
     if mine.requests < limits.min_samples:
         return None
-    live, highest = _live_p95(other, limits), _p95_bounds(other.histogram, end)[1]
-    alone, beside = (_p95_bounds(mine.histogram, error)[0] or 0.0 for error in (one_end, end))
+    live, highest = _live_p95(other, limits), p95_bounds(other.histogram, end)[1]
+    alone, beside = (p95_bounds(mine.histogram, error)[0] or 0.0 for error in (one_end, end))
     # Live's p95 is an estimate as well, so its upper end counts here; with few requests that end is open, and the ratio cannot fail.
-    slow, count = _slow(pair.parts, limits, lambda part: _p95_bounds(part.histogram, end)[1])
-    slower_than_live = _is_above(0.05, slow, count, end)
+    slow, count = _slow(pair.parts, limits, lambda part: p95_bounds(part.histogram, end)[1])
+    slower_than_live = is_above(0.05, slow, count, end)
     as_slow = _is_unwell(live, limits) or (live is not None and highest is not None and alone <= highest)
     if not slower_than_live and (pair.kind or as_slow or alone <= limits.p95_seconds):
         return None
-    more = f"Chance aside, it is {_seconds(beside if slower_than_live else alone)} or more."
+    more = f"Chance aside, it is {seconds_in_words(beside if slower_than_live else alone)} or more."
     if slower_than_live and pair.kinds:
-        more = f"{_percent(slow / count)} took more than {limits.p95_ratio:g} times as long as 95 % of live's of the same kind."
+        more = f"{percent(slow / count)} took more than {limits.p95_ratio:g} times as long as 95 % of live's of the same kind."
     return _p95_gate(FAIL, pair, live, limits, more, "Take the traffic off the canary, then look what it waits for.")
 
 
@@ -365,7 +295,7 @@ def judge(sample: Sample, canary: str, live: Optional[str], limits: Limits, fina
 
 def _judge_sample(sample: Sample, mine: SlotSample, limits: Limits) -> Gate:
     lines = sample.malformed + sample.ignored + sample.unowned + sum(slot.requests + slot.aborted for slot in sample.slots.values())
-    window = f" in {_seconds(sample.until - sample.since)}" if sample.since is not None and sample.until is not None else ""
+    window = f" in {seconds_in_words(sample.until - sample.since)}" if sample.since is not None and sample.until is not None else ""
     seen = f"canary: {mine.requests:,} first attempts{window}; {limits.min_samples:,} are needed."
     stray = f" {sample.unowned:,} requests went to addresses that belong to no slot." if sample.unowned else ""
     verdict, remedy = PASS, ""
@@ -397,17 +327,17 @@ def _judge_errors(pair: _Pair, limits: Limits, final: bool) -> Gate:
         return unsure(_LIVE_UNWELL, _LOOK_AT_LIVE)
     if mine.error_rate > limits.error_rate:
         return unsure("Above the limit, yet it may be chance.", "Give the step more time, or look at the canary's log.")
-    upper = _wilson(mine.errors, mine.requests, _Z_95)
+    upper = wilson(mine.errors, mine.requests, Z_95)
     if compare:
-        high = _difference(mine, other, _Z_95)[1]
+        high = difference(mine, other, Z_95)[1]
         if not final and high > limits.error_margin:
-            return unsure(f"It may be {_at_most_percent(high)} of all requests worse than live; the margin is {_percent(limits.error_margin)}.")
-        if final and mine.error_rate - other.error_rate > limits.error_margin and _difference(mine, other, _Z_99)[0] > 0:
-            more = f"Within the limit, yet more than {_percent(limits.error_margin)} of all requests worse than live."
+            return unsure(f"It may be {at_most_percent(high)} of all requests worse than live; the margin is {percent(limits.error_margin)}.")
+        if final and mine.error_rate - other.error_rate > limits.error_margin and difference(mine, other, Z_99)[0] > 0:
+            more = f"Within the limit, yet more than {percent(limits.error_margin)} of all requests worse than live."
             return unsure(more, "Compare its errors with live's, then decide.")
     elif not final and upper > limits.error_rate:
-        return unsure(f"Up to {_at_most_percent(upper)} cannot be ruled out yet.")
-    seen, unseen = f"More than {_at_most_percent(upper)} is ruled out.", f"Up to {_at_most_percent(upper)} cannot be ruled out with so few."
+        return unsure(f"Up to {at_most_percent(upper)} cannot be ruled out yet.")
+    seen, unseen = f"More than {at_most_percent(upper)} is ruled out.", f"Up to {at_most_percent(upper)} cannot be ruled out with so few."
     return _error_gate(PASS, pair, limits, seen if upper <= limits.error_rate else unseen)
 
 
@@ -416,18 +346,18 @@ def _error_gate(verdict: str, pair: _Pair, limits: Limits, more: str, remedy: st
     value = round(mine.error_rate, 6)
     if pair.kind:
         return Gate(f"error rate of {pair.kind}", verdict, f"{_failed(pair)}. {more}", value=value, sample=mine.requests, remedy=remedy)
-    seen, limit = "unknown, no first attempt was seen", _percent(limits.error_rate)
+    seen, limit = "unknown, no first attempt was seen", percent(limits.error_rate)
     if mine.requests:
-        seen = f"{_percent(mine.error_rate)} ({mine.errors:,} of {mine.requests:,} first attempts)"
+        seen = f"{percent(mine.error_rate)} ({mine.errors:,} of {mine.requests:,} first attempts)"
     if other.requests:
-        seen += f" against {_percent(other.error_rate)} {_live(pair)}"
+        seen += f" against {percent(other.error_rate)} {_live(pair)}"
     if 0 < other.requests < limits.min_samples:
         seen += f" ({other.errors:,.0f} of only {other.requests:,.0f})"
     return Gate("error rate", verdict, f"canary: error rate {seen}; limit {limit}. {more}", value, limits.error_rate, mine.requests, remedy)
 
 
 def _failed(pair: _Pair) -> str:
-    live = f" against {_percent(pair.other.error_rate)} live" if pair.other.requests else ""
+    live = f" against {percent(pair.other.error_rate)} live" if pair.other.requests else ""
     return f"{pair.kind}: {pair.mine.errors:,} of {pair.mine.requests:,} first attempts failed{live}"
 
 
@@ -444,10 +374,10 @@ def _judge_kinds(pair: _Pair, limits: Limits) -> Gate:
     for kind in pair.kinds:
         mine, other = kind.mine, kind.other
         larger = other.requests > 0 and mine.error_rate - other.error_rate > limits.error_margin
-        if larger and _at_least(mine.errors, mine.errors + int(other.errors), _share(kind)) <= chance:
+        if larger and at_least(mine.errors, mine.errors + int(other.errors), _share(kind)) <= chance:
             return _error_gate(INCONCLUSIVE, kind, limits, "Chance hardly explains that.", "Give the step more time, or look at the canary's log.")
         slow, count = _slow([kind], limits, lambda part: quantile(part.histogram, 0.95))
-        if count and slow > 0.05 * count and _at_least(slow, count, 0.05) <= chance:
+        if count and slow > 0.05 * count and at_least(slow, count, 0.05) <= chance:
             return _p95_gate(INCONCLUSIVE, kind, _live_p95(other, limits), limits, "Chance hardly explains that.", _MORE_TIME)
     asked = [kind for kind in pair.kinds if kind.mine.requests]
     unknown = [kind.kind for kind in asked if not _is_known(kind.other, limits)]
@@ -484,10 +414,10 @@ def _p95_gate(verdict: str, pair: _Pair, live: Optional[float], limits: Limits, 
     mine, kind = pair.mine, pair.kind
     value, count = quantile(mine.histogram, 0.95), sum(mine.histogram.values())
     allowed = _ratio_limit(live, limits) if kind else _allowed_p95(live, limits)
-    against = f" against {_seconds(live)} {_live(pair)}" if live is not None else ""
+    against = f" against {seconds_in_words(live)} {_live(pair)}" if live is not None else ""
     who = kind or "canary"
-    seen = f"{who}: p95 {_seconds(value)} ({count:,} requests){against}" if value is not None else f"{who}: p95 unknown, no request was seen"
-    sentence = f"{seen}; limit {_seconds(allowed)}. {more}".strip()
+    seen = f"{who}: p95 {seconds_in_words(value)} ({count:,} requests){against}" if value is not None else f"{who}: p95 unknown, no request was seen"
+    sentence = f"{seen}; limit {seconds_in_words(allowed)}. {more}".strip()
     name = f"p95 of {kind}" if kind else "p95"
     return Gate(name, verdict, sentence, None if value is None else round(value, 6), round(allowed, 6), count, remedy)
 
@@ -507,213 +437,3 @@ def _allowed_p95(live: Optional[float], limits: Limits) -> float:
 
 def _ratio_limit(live: Optional[float], limits: Limits) -> float:
     return math.inf if live is None else max(limits.p95_ratio * live, limits.p95_floor_seconds)
-
-
-# --- What can be seen ------------------------------------------------------------------------------------------------
-
-
-def detectable(rate_per_second: float, share: float, seconds: float, limits: Limits, live_rate: Optional[float] = None) -> Optional[float]:
-    """Return the smallest error rate that ``alarm`` finds in a step with a chance of 90 % or more; None when it can find none.
-
-    :param rate_per_second: requests of all visitors.
-    :param share: the canary's share of them, 0 to 1.
-    :param live_rate: live's own error rate; a quarter of the limit when it is not known.
-    """
-    mine, other = rate_per_second * share * seconds, rate_per_second * (1 - share) * seconds
-    base = limits.error_rate / 4 if live_rate is None else live_rate
-    if not _finds(1.0, mine, other, base, limits):
-        return None
-    low, high = 0.0, 1.0
-    while high - low > 0.01 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if _finds(middle, mine, other, base, limits) else (middle, high)
-    return high
-
-
-def detectable_sentence(rate_per_second: float, share: float, seconds: float, limits: Limits, live_rate: Optional[float] = None) -> str:
-    """Return what a step can see, in words."""
-    least = detectable(rate_per_second, share, seconds, limits, live_rate)
-    step = f"{_percent(share)} for {_duration(seconds)} at {rate_per_second:.3g} requests/s"
-    if least is None:
-        return f"{step} detects nothing: some {rate_per_second * share * seconds:,.0f} requests are too few."
-    return f"{step} detects an error rate of {_at_most_percent(least)} or more."
-
-
-def _finds(rate: float, mine: float, other: float, base: float, limits: Limits) -> bool:
-    """Tell whether a canary with this error rate is found by the end of a step, in nine of ten cases, by the rule that suits it best."""
-    if mine < 1:
-        return False
-    count = int(mine)
-    fewest = limits.guard_errors
-    guard = max(fewest, math.ceil(count * limits.guard_errors / limits.guard_requests))
-    if rate >= limits.sprt_ratio * base and _at_least(guard, count, rate) >= 0.9:
-        return True
-    if count >= limits.min_samples and _at_least(max(fewest, _errors_above(limits, count, other, base)), count, rate) >= 0.9:
-        return True
-    if other < 1 or _at_least(fewest, count, rate) < 0.9:
-        return False
-    # Errors are rare, so their number scatters like a Poisson count: its variance is its mean.
-    share = mine / (mine + other)
-    each_mine, each_other = _evidence(1, 0, share, limits), _evidence(0, 1, share, limits)
-    evidence = mine * rate * each_mine + other * base * each_other
-    scatter = math.sqrt(mine * rate * each_mine**2 + other * base * each_other**2)
-    larger = rate - base - _Z_POWER * math.sqrt(rate * (1 - rate) / mine + base * (1 - base) / other)
-    return evidence - _Z_POWER * scatter >= _needed_evidence(limits) and larger > limits.error_margin
-
-
-def _errors_above(limits: Limits, count: int, other: float, base: float) -> int:
-    """Return how many errors the bound needs, with as many on live's side as it has in nine of ten cases; ``count + 1`` when no number does."""
-    lives = other * base + _Z_POWER * math.sqrt(other * base)
-    whose = _blamed(count / (count + other), _BOUND_RATIO)
-    known = other >= limits.guard_requests
-
-    def enough(errors: int) -> bool:
-        return _is_above(limits.error_rate, errors, count) and not (known and not _is_above(whose, errors, errors + lives))
-
-    return _first(enough, count + 1)
-
-
-# --- Arithmetic ------------------------------------------------------------------------------------------------------
-
-
-def _wilson(errors: float, requests: float, z: float) -> float:
-    """Return a bound of a rate by Wilson's score interval: the upper one, or with a negative z the lower one."""
-    if not requests:
-        return 1.0 if z > 0 else 0.0
-    rate, square = errors / requests, z * z / requests
-    bound = (rate + square / 2 + z * math.sqrt(rate * (1 - rate) / requests + square / requests / 4)) / (1 + square)
-    return min(1.0, max(0.0, bound))
-
-
-def _difference(mine: SlotSample, other: _Part, z: float) -> tuple[float, float]:
-    """Return the lower and upper bound of the canary's error rate less live's (Newcombe's hybrid score interval)."""
-    difference = mine.error_rate - other.error_rate
-    mine_low, mine_high = (_wilson(mine.errors, mine.requests, side) for side in (-z, z))
-    other_low, other_high = (_wilson(other.errors, other.requests, side) for side in (-z, z))
-    down = math.hypot(mine.error_rate - mine_low, other_high - other.error_rate)
-    up = math.hypot(mine_high - mine.error_rate, other.error_rate - other_low)
-    return difference - down, difference + up
-
-
-def _p95_bounds(histogram: Mapping[int, float], error: float) -> tuple[Optional[float], Optional[float]]:
-    """Return both ends of the p95's interval by ranks, whatever the times' distribution; an end the sample does not reach is None."""
-    lower, upper = quantile_ranks(int(sum(histogram.values())), 0.95, error)
-    return value_at(histogram, lower), value_at(histogram, upper)
-
-
-def quantile_ranks(count: int, share: float, error: float) -> tuple[int, int]:
-    """Return the ranks between which a quantile lies; 0 and ``count + 1`` are beyond the sample.
-
-    Each end is wrong at any look, however many there are, with a chance of at most ``error``.
-    """
-    return count + 1 - _fewest(count, 1 - share, error), _fewest(count, share, error)
-
-
-def _fewest(count: int, share: float, error: float) -> int:
-    """Return how many hits out of ``count`` show that they come more often than ``share``; ``count + 1`` when no number does."""
-    return _first(lambda hits: _is_above(share, hits, count, error), count + 1)
-
-
-def _first(true: Callable[[int], bool], end: int) -> int:
-    """Return the first number below ``end`` from which on something is true; ``end`` when there is none."""
-    low, high = 0, end
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if true(middle) else (middle + 1, high)
-    return low
-
-
-def _is_above(share: float, hits: float, count: float, error: float = _ONE_END) -> bool:
-    """Tell whether hits come more often than ``share``, to be asked as often as one likes."""
-    return _surprise([(hits, count, share)]) >= -math.log(error)
-
-
-def _surprise(parts: Iterable[tuple[float, float, float]]) -> float:
-    """Return the logarithm of how much better "more often than ``share``" explains so many hits out of ``count`` than "at most ``share``".
-
-    It is the mean of the likelihood ratios of ``_ODDS``. While hits come at most as often as ``share``, such a mean is expected to stay at 1 or
-    below, so the chance that it *ever* reaches 1 / error is at most ``error`` (Ville's inequality): looking at it more often costs nothing.
-
-    :param parts: hits, count and share; of several, each has a share of its own, and the same odds explain all.
-    """
-    ratios = [0.0] * len(_ODDS)
-    for hits, count, share in parts:
-        ratios = [ratio + hits * hit + (count - hits) * other for ratio, (hit, other) in zip(ratios, _explanations(share))]
-    largest = max(ratios)
-    return largest + math.log(sum(math.exp(ratio - largest) for ratio in ratios) / len(ratios))
-
-
-@lru_cache(maxsize=64)
-def _explanations(share: float) -> tuple[tuple[float, float], ...]:
-    """Return for each of ``_ODDS`` what a hit adds to its logarithm, and what each of the others does."""
-    shares = [_blamed(share, odds) for odds in _ODDS]
-    return tuple((math.log(more / share), math.log((1 - more) / (1 - share))) for more in shares)
-
-
-def _lower_bound(hits: int, count: int, least: float, error: float) -> float:
-    """Return the share above which hits certainly come, at least ``least``, which is known to be below it."""
-    low, high = least, hits / count
-    while high - low > 0.001 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _is_above(middle, hits, count, error) else (low, middle)
-    return low
-
-
-def _binomial(number: int, count: int, share: float) -> float:
-    """Return the chance of exactly ``number`` out of ``count``."""
-    if share <= 0 or share >= 1:
-        return float(number == (count if share >= 1 else 0))
-    ways = math.lgamma(count + 1) - math.lgamma(number + 1) - math.lgamma(count - number + 1)
-    return math.exp(ways + number * math.log(share) + (count - number) * math.log1p(-share))
-
-
-def _at_least(number: int, count: int, share: float) -> float:
-    """Return the chance of ``number`` or more out of ``count``."""
-    mean, variance = count * share, count * share * (1 - share)
-    if variance > 400:
-        return 0.5 * math.erfc((number - 0.5 - mean) / math.sqrt(2 * variance))
-    first = max(0, int(mean - 10 * math.sqrt(variance) - 10))
-    return 1.0 - sum(_binomial(each, count, share) for each in range(first, min(number, count + 1)))
-
-
-# --- Words -----------------------------------------------------------------------------------------------------------
-
-
-def _percent(share: float) -> str:
-    return f"{_plain(100 * share)} %"
-
-
-def _at_most_percent(share: float) -> str:
-    """Return an upper bound: rounded up, so that the words claim no more than was proven."""
-    return _percent_by(math.ceil, share)
-
-
-def _at_least_percent(share: float) -> str:
-    """Return a lower bound, rounded down."""
-    return _percent_by(math.floor, share)
-
-
-def _percent_by(rounding: Callable[[float], int], share: float) -> str:
-    if share <= 0:
-        return "0 %"
-    digits = 1 - math.floor(math.log10(100 * share))
-    number = rounding(round(100 * share * 10.0**digits, 6)) / 10.0**digits
-    return f"{number:.{digits}f}".rstrip("0") + " %" if number % 1 else f"{number:.0f} %"
-
-
-def _plain(value: float) -> str:
-    """Return a number with as many digits as a reader needs."""
-    if value and abs(value) < 0.1:
-        return f"{value:.1g}"
-    return f"{value:.1f}".rstrip("0").rstrip(".") if abs(value) < 99.95 else f"{value:.0f}"
-
-
-def _seconds(value: float) -> str:
-    return f"{1000 * value:.0f} ms" if value < 0.9995 else f"{_plain(value)} s"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= length and seconds % length == 0:
-            return f"{seconds / length:g} {unit}"
-    return f"{_plain(seconds)} s"

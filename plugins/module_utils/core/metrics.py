@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core import ladder
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import quantile, value_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import COUNT, NUMBER, SECONDS, SHARE, TIMES, Climb, Limit, Reading
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, quantile, value_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, worst
 
 HTTP, PROMETHEUS, SQL, HOST = "http", "prometheus", "sql", "host"

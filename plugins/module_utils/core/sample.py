@@ -10,7 +10,6 @@ Only numbers leave the edge: no address, no path and no visitor's key.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +20,11 @@ from operator import add, not_
 from typing import Any, NamedTuple, Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import bin_of
 
 IGNORED_PATHS = ("/api/health",)
 """Requests of health probes: they say nothing about visitors."""
 
-# Bins of the histogram: bin 0 is below a millisecond (all that nginx can tell), bin n >= 1 covers FLOOR * GROWTH ** (n - 1) up to FLOOR * GROWTH ** n.
-FLOOR_SECONDS = 0.001
-GROWTH = 1.05
 
 _CLIENT_CLOSED = 499
 _UPGRADED = 101
@@ -517,33 +514,3 @@ def _least(moments: Iterable[Optional[float]]) -> Optional[float]:
 
 def _most(moments: Iterable[Optional[float]]) -> Optional[float]:
     return max((moment for moment in moments if moment is not None), default=None)
-
-
-def bin_of(seconds: float) -> int:
-    """Return the histogram's bin of a time."""
-    if seconds < FLOOR_SECONDS:
-        return 0
-    return 1 + math.floor(math.log(seconds / FLOOR_SECONDS) / math.log(GROWTH) + 1e-9)
-
-
-def value_of(number: int) -> float:
-    """Return the time a bin stands for: its geometric middle."""
-    return 0.0 if number <= 0 else FLOOR_SECONDS * GROWTH ** (number - 0.5)
-
-
-def value_at(histogram: Mapping[int, float], rank: int) -> Optional[float]:
-    """Return the ``rank``-th smallest time, counted from 1; None when there are not so many."""
-    if rank < 1:
-        return None
-    passed = 0.0
-    for number in sorted(histogram):
-        passed += histogram[number]
-        if passed >= rank:
-            return value_of(number)
-    return None
-
-
-def quantile(histogram: Mapping[int, float], share: float) -> Optional[float]:
-    """Return the time below which ``share`` of the requests stayed, right to the width of a bin (5 %); None without requests."""
-    total = sum(histogram.values())
-    return value_at(histogram, max(1, math.ceil(share * total - 1e-9)))

@@ -14,16 +14,12 @@ from statistics import median
 
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import (
-    Judgement,
-    Limits,
-    alarm,
-    detectable,
-    detectable_sentence,
-    judge,
-    quantile_ranks,
-)
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, bin_of, merge
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import bin_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import Judgement, alarm, judge
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
+from ansible_collections.sluice.deploy.plugins.module_utils.core.odds import quantile_ranks
+from ansible_collections.sluice.deploy.plugins.module_utils.core.power import detectable, detectable_sentence
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, merge
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS
 from hypothesis import given, settings
 from hypothesis import strategies as st

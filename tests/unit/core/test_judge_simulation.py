@@ -12,6 +12,7 @@ from statistics import median
 from ansible_collections.sluice.deploy.benchmarks.judging import ours, rivals
 from ansible_collections.sluice.deploy.benchmarks.judging.traces import STEADY, TWO_KINDS, Behaviour, Scenario, draw
 from ansible_collections.sluice.deploy.plugins.module_utils.core import judge
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
 
 
@@ -59,7 +60,7 @@ def several(*scenarios: Scenario, seed: int) -> Iterator[Sample]:
         yield replace(whole, strata=strata)
 
 
-def taken_back(*scenarios: Scenario, seed: int, limits: judge.Limits = ours.LIMITS) -> bool:
+def taken_back(*scenarios: Scenario, seed: int, limits: Limits = ours.LIMITS) -> bool:
     return any(judge.alarm(sample, ours.CANARY, ours.LIVE, limits) for sample in several(*scenarios, seed=seed))
 
 

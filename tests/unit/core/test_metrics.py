@@ -13,6 +13,7 @@ import pytest
 import yaml
 from ansible_collections.sluice.deploy.plugins.module_utils.core import inputs, ladder, metrics
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import bin_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import CONTINUE, HOLD, ROLLBACK, WARN, Climb, Reading, climb, limit_from, recent
 from ansible_collections.sluice.deploy.plugins.module_utils.core.metrics import (
     APP,
@@ -34,7 +35,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.metrics import 
     sources_of,
     used_memory,
 )
-from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample, bin_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, FAIL, INCONCLUSIVE, PASS
 from hypothesis import given
 from hypothesis import strategies as st

@@ -9,7 +9,7 @@ import json
 import random
 
 import pytest
-from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import Limits
+from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.power import HALVES, halves, power, self_test
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample
 from ansible_collections.sluice.deploy.plugins.module_utils.core.steps import Step

@@ -12,22 +12,18 @@ import time
 
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import GROWTH, bin_of, quantile, value_at, value_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import (
-    GROWTH,
     OTHER,
     Kinds,
     Sample,
     SlotSample,
     Tally,
-    bin_of,
     kinds_of,
     merge,
     owners_of,
     parse,
-    quantile,
     route_complaint,
-    value_at,
-    value_of,
 )
 from hypothesis import given
 from hypothesis import strategies as st
