@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metrics, power, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metric_sources, metrics, power, steps
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
+from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import guard_limits, with_guard
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import limit_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import utc
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
@@ -87,7 +88,7 @@ class ActionModule(ActionBase):
         if step.percent == 0 and args["live"] != args["canary"]:
             elapsed = min((float(look["until"]) - float(switches[host]["changed_at"]) for host, look in looks.items()), default=0.0)
             gate = Gate("canary", INCONCLUSIVE, "0 % is for testers alone: there are no visitors to judge")
-            look = self._climb(args, variables, None)
+            look = self._climb(args, variables, None, args["canary"], None, asked=step.max > 0)
             verdict, sentence = metrics.combined(gate.verdict, gate.sentence, look.climb)
             return self._said(args, verdict, sentence, [gate, *look.climb.gates], elapsed, look=look)
         if step.max <= 0:
@@ -102,25 +103,27 @@ class ActionModule(ActionBase):
         if alarm is not None:
             return self._said(args, alarm.verdict, alarm.sentence, [alarm], elapsed, sample)
         judgement = judge.judge(sample, args["canary"], live, limits, final=elapsed >= step.max)
-        look = self._climb(args, variables, sample, hurried=any(result.get("alarm") for result in looks.values()))
+        # An edge that ended its watch with an alarm did not let the hosts be asked.
+        look = self._climb(args, variables, sample, args["canary"], live, asked=not any(result.get("alarm") for result in looks.values()))
         verdict, sentence = metrics.combined(judgement.verdict, judgement.sentence, look.climb)
         return self._said(args, verdict, sentence, [*judgement.gates, *look.climb.gates], elapsed, sample, look)
 
-    def _climb(self, args: dict[str, Any], variables: dict[str, Any], sample: Sample | None, hurried: bool = False) -> metrics.Look:
-        """Hold the canary's own requests, and what every host read, against the ladder.
+    def _climb(self, args: dict[str, Any], variables: dict[str, Any], sample: Sample | None, slot: str, live: str | None, asked: bool) -> metrics.Look:
+        """Hold the slot's own requests, and what every host read, against the guard and the ladder.
 
         :param sample: None when there are no visitors.
-        :param hurried: an edge ended its watch with an alarm, so the hosts were not asked this time.
+        :param asked: whether the hosts were asked at this look.
         """
-        limits = [limit_from(data, f"canary_ladder: limit {number}") for number, data in enumerate(args["ladder"], start=1)]
-        sources = [metrics.source_from(data, f"canary_metrics: source {number}") for number, data in enumerate(args["sources"], start=1)]
-        results = self._results(variables, args["readings"]) if sources else {}
+        given = [limit_from(data, f"canary_ladder: limit {number}") for number, data in enumerate(args["ladder"], start=1)]
+        named = [metric_sources.source_from(data, f"canary_metrics: source {number}") for number, data in enumerate(args["sources"], start=1)]
+        limits, sources = [*given, *guard_limits(Limits.of(args["limits"]))], with_guard(named)
+        results = self._results(variables, args["readings"]) if asked else {}
         groups, now = variables["groups"], time.time()
-        placed = {host: metrics.sources_of(sources, host, groups.get("apphosts", []), groups.get("databases", [])) for host in results}
+        placed = {host: metric_sources.sources_of(sources, host, groups.get("apphosts", []), groups.get("databases", [])) for host in results}
         sourced = {source.metric for source in sources}
-        unasked = (sourced if hurried and not results else set()) | (set() if sample else set(metrics.OF_REQUESTS) - sourced)
-        requests = metrics.of_requests(sample, args["canary"], now) if sample else []
-        return metrics.look(limits, sources, requests, results, placed, args["history"], now, unasked)
+        requests = metrics.of_requests(sample, slot, live, now) if sample else []
+        untold = set(metric_sources.OF_REQUESTS) - {reading.metric for reading in requests} - sourced
+        return metrics.look(limits, sources, requests, results, placed, args["history"], now, untold if asked else untold | sourced)
 
     @staticmethod
     def _said(
@@ -208,31 +211,50 @@ class ActionModule(ActionBase):
             told = "is over" if wait is None else f"looks again in {steps.duration(wait)}"
             return {"changed": False, "due": False, "say": [f"The watch of {newest['id']} {told}"]}
         since = max(promoted, float(newest["watched_at"]))
-        return {"changed": False, "due": True, "since": since, "slot": newest["idle"], "id": newest["id"], "version": newest["version"]}
+        return {
+            "changed": False,
+            "due": True,
+            "since": since,
+            "slot": newest["idle"],
+            "id": newest["id"],
+            "version": newest["version"],
+            "history": newest["history"],
+        }
 
     def _watch(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        """Judge what the live slot answered since the last look, by the absolute limits alone."""
+        """Judge the live slot since the last look, by the absolute limits alone: there is nothing to compare it with."""
         looks, limits = self._results(variables, args["samples"]), Limits.of(args["limits"])
         broken = gather({f"{host} (log)": result for host, result in looks.items()}).reason
         if broken:
-            return {"changed": False, "verdict": "error", "sentence": broken, "bad": True, "gates": [], "sample": {}}
+            return {"changed": False, "verdict": "error", "sentence": broken, "bad": True, "gates": [], "sample": {}, "history": {}}
         sample = merge([Sample.from_dict(result["sample"]) for result in looks.values()])
         judgement = judge.judge(sample, args["canary"], None, limits, final=True)
-        gates = [gate.as_dict() for gate in judgement.gates]
-        # Too few requests at night are no reason to wake anybody.
-        bad = judgement.verdict == FAIL
-        return {"changed": False, "verdict": judgement.verdict, "sentence": judgement.sentence, "bad": bad, "gates": gates, "sample": sample.as_dict()}
+        look = self._climb(args, variables, sample, args["canary"], None, asked=True)
+        verdict, sentence = metrics.combined(judgement.verdict, judgement.sentence, look.climb)
+        return {
+            "changed": False,
+            "verdict": verdict,
+            "sentence": sentence,
+            # Too few requests at night are no reason to wake anybody.
+            "bad": verdict == FAIL,
+            "gates": [gate.as_dict() for gate in (*judgement.gates, *look.climb.gates)],
+            "say": [f"warning: {warning}" for warning in look.warnings],
+            "sample": sample.as_dict(),
+            "history": dict(look.history),
+        }
 
     def _share(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Let an increase by hand pass only where the judge passes the share that is there, or a person gives a reason."""
         looks, release = self._results(variables, args["samples"]), args["release"]
         sample = merge([Sample.from_dict(result["sample"]) for result in looks.values()])
         judgement = judge.judge(sample, release["idle"], release["live"], Limits.of(args["limits"]), final=True)
-        gates = [gate.as_dict() for gate in judgement.gates]
-        if stops(judgement.verdict) and not args["reason"]:
+        look = self._climb(args, variables, sample, release["idle"], release["live"], asked=bool(args["ladder"]))
+        verdict, sentence = metrics.combined(judgement.verdict, judgement.sentence, look.climb)
+        gates = [gate.as_dict() for gate in (*judgement.gates, *look.climb.gates)]
+        if (stops(verdict) or look.held) and not args["reason"]:
             remedy = "Wait for more requests, or give -e canary_force_reason='...'; a decrease is always allowed."
-            raise SluiceError(f"The share stays at {release['share']} %: {judgement.sentence}", remedy, gates=gates)
-        return {"changed": False, "gates": gates, "verdict": judgement.verdict}
+            raise SluiceError(f"The share stays at {release['share']} %: {sentence}", remedy, gates=gates)
+        return {"changed": False, "gates": gates, "verdict": verdict, "history": dict(look.history)}
 
     def _edges(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Say what became of each edge; one that failed is named with those that went back for it."""

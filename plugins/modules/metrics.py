@@ -31,7 +31,8 @@ options:
       - V(prometheus) has C(url) and C(query), an instant query with one series as its answer, and optionally C(samples_query).
         The newest sample may be C(max_age) seconds old (120). An expression has no time of its own, so name what must be fresh in C(series).
       - V(sql) has C(query), one SELECT of one number, and optionally C(samples_query); it is run on the first database host in a read-only transaction.
-      - V(host) needs no more than the metric, one of C(restarts), C(cpu), C(memory), C(disk), C(database_connections), C(deadlocks).
+      - V(host) needs no more than the metric, one of C(restarts), C(failed_probes), C(health_failing), C(cpu), C(memory), C(disk),
+        C(database_connections), C(deadlocks).
       - C(unit) is what the source counts in. It is needed for shares (C(share) or C(percent)) and times (C(seconds) or C(milliseconds)).
         For C(custom:NAME) it is a word that is shown.
       - With C(delta=true) the metric is how much the number grew since the first look.
@@ -40,6 +41,14 @@ options:
     type: list
     elements: dict
     required: true
+  guard:
+    description: Read C(restarts) and C(failed_probes) on every app host as well, whatever O(sources) holds.
+    type: bool
+    default: false
+  health:
+    description: What a health answer must hold beside its status, as for M(sluice.deploy.slot).
+    type: dict
+    default: {}
   host:
     description: Name of this host in the inventory; empty asks every source, whatever its place.
     type: str
@@ -169,16 +178,21 @@ from typing import Any, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import host as kernel
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres, prometheus
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres, probes, prometheus
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2
-from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, metrics, slots
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, metric_sources, metrics, slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import streak, with_guard
+from ansible_collections.sluice.deploy.plugins.module_utils.core.health import probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import Reading
-from ansible_collections.sluice.deploy.plugins.module_utils.core.metrics import DATABASE, HOST, HTTP, PROMETHEUS, Source
+from ansible_collections.sluice.deploy.plugins.module_utils.core.metric_sources import DATABASE, HOST, HTTP, PROMETHEUS, Source
 
 # The first look has nothing to compare the processors' work with.
 _CPU_SECONDS = 0.5
+# Three probes of a host that does not answer stay within a source's deadline of 3 s.
+_PROBE_SECONDS = 0.8
+_PROBE_PAUSES = (0.2, 0.2, 0.0)
 
 
 @dataclass(frozen=True)
@@ -199,14 +213,17 @@ class Reader:
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.params = params
         self.counters: dict[str, Any] = dict(params["previous"])
+        self.probing = threading.Lock()
+        self.streak: dict[str, Any] = {}
         self.services = [slots.service_from(service) for service in params["services"]]
 
     def sources(self) -> list[Source]:
         """Return what this host is asked for."""
         params = self.params
-        given = [metrics.source_from(data, f"canary_metrics: source {number}") for number, data in enumerate(params["sources"], start=1)]
-        mine = metrics.sources_of(given, params["host"], params["apphosts"], params["databases"]) if params["host"] else given
-        return [metrics.filled(source, params["slot"], {service.name: service.ports[params["slot"]] for service in self.services}) for source in mine]
+        given = [metric_sources.source_from(data, f"canary_metrics: source {number}") for number, data in enumerate(params["sources"], start=1)]
+        given = with_guard(given) if params["guard"] else given
+        mine = metric_sources.sources_of(given, params["host"], params["apphosts"], params["databases"]) if params["host"] else given
+        return [metric_sources.filled(source, params["slot"], {service.name: service.ports[params["slot"]] for service in self.services}) for source in mine]
 
     def http(self, source: Source) -> Answer:
         document = prometheus.fetch_json(source.url, source.deadline, self.headers(source))
@@ -229,6 +246,8 @@ class Reader:
     def host(self, source: Source) -> Answer:
         known: dict[str, Callable[[], float]] = {
             "restarts": self.restarts,
+            "failed_probes": lambda: float(self.failing()["count"]),
+            "health_failing": self.health_failing,
             "cpu": self.cpu,
             "memory": lambda: metrics.used_memory(kernel.kernel("meminfo")),
             "disk": lambda: kernel.used_disk(self.params["directory"]),
@@ -242,7 +261,31 @@ class Reader:
         missing = sorted(set(names) - {process.name for process in mine})
         if missing:
             raise SluiceError(f"PM2 knows no process {', '.join(missing)}")
-        return float(sum(process.restarts for process in mine))
+        gone = sum(service.instances for service in self.services) - sum(process.status == "online" for process in mine)
+        return float(sum(process.restarts for process in mine) + max(0, gone))
+
+    def failing(self) -> dict[str, Any]:
+        """Probe every service of the slot; one that fails is asked again at once, so that one lost answer is no outage."""
+        with self.probing:
+            if not self.streak:
+                began, fails = time.time(), []
+                for pause in _PROBE_PAUSES:
+                    fails.append(not self.healthy())
+                    if not fails[-1]:
+                        break
+                    time.sleep(pause)
+                self.streak = self.counters["probes"] = streak(self.counters.get("probes"), fails, began)
+        return self.streak
+
+    def healthy(self) -> bool:
+        slot = self.params["slot"]
+        probe = {service.name: probe_from({"name": "health", **self.params["health"], "path": service.health_path}, "app_health") for service in self.services}
+        targets = {service.name: (f"http://127.0.0.1:{service.ports[slot]}", probe[service.name]) for service in self.services}
+        return not probes.observe(targets, passes=1, deadline=_PROBE_SECONDS, interval=_PROBE_SECONDS, timeout=_PROBE_SECONDS)[1]
+
+    def health_failing(self) -> float:
+        seen = self.failing()
+        return max(time.time() - float(seen["since"]), 0.001) if seen["count"] else 0.0
 
     def cpu(self) -> float:
         share, ticks = metrics.busy_share(kernel.kernel("stat"), self.counters.get("cpu", ()))
@@ -324,6 +367,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "sources": {"type": "list", "elements": "dict", "required": True},
+            "guard": {"type": "bool", "default": False},
+            "health": {"type": "dict", "default": {}},
             "host": {"type": "str", "default": ""},
             "apphosts": {"type": "list", "elements": "str", "default": []},
             "databases": {"type": "list", "elements": "str", "default": []},

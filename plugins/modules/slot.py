@@ -191,7 +191,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, release_dir
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, release_dir, sockets
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
@@ -297,7 +297,7 @@ class Host:
         except SluiceError as error:
             said = "\n".join(filter(None, (tail(os.path.join(logs, f"{name}.err.log"), start=marks[name]) for name in names)))
             exits = sorted({process.exit_code for process in self.pm2.processes(again=True) if process.name in names and process.exit_code})
-            listening = probes.listening()
+            listening = sockets.listening()
             silent = [str(service.ports[slot]) for service in services if service.ports[slot] not in listening]
             self.pm2.delete(names)
             said = scrub(said or (self.last_words(slot, folder, env, services[0]) if exits else ""), env.values()).strip()

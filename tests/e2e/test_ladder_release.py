@@ -135,7 +135,25 @@ def test_a_good_version_passes_every_limit(world: World, play: Play, load: Load,
     assert play("rollback").rc == 0
 
 
-def test_nothing_is_asked_when_no_metric_is_configured(world: World, play: Play, load: Load) -> None:
+@pytest.mark.parametrize(
+    ("version", "metric"), [("v1.6.0-sick", "failed_probes"), ("v1.7.0-restless", "restarts")]
+)
+def test_a_canary_whose_requests_are_fine_is_rolled_back_by_the_guard(world: World, play: Play, load: Load, version: str, metric: str) -> None:
+    steps = [{**STEPS[0], "percent": 50, "min": 20, "max": 30}, STEPS[1]]
+    began = time.monotonic()
+    run = play("release", release_version=version, **{**QUICK, "canary_steps": steps, "canary_look_seconds": 1.0})
+    assert run.rc != 0
+    done = report(world)
+    assert (done["result"], done["live_version"]) == ("rolled_back", "v0.9.9"), done["reason"]
+    assert f"{metric} on sandbox is " in done["reason"] and f"{metric} >= 3: rollback." in done["reason"]
+    assert time.monotonic() - began < 45
+    assert share(world) == 0
+    assert_unnoticed(load)
+
+
+def test_the_guard_passes_a_good_version(world: World, play: Play, load: Load) -> None:
     run = play("release", release_version="v1.0.0", **{**QUICK, "canary_ladder": [limit("error_rate", 0.01, "rollback", min_samples=20)]})
     assert run.rc == 0, run.text
-    assert "metrics" not in run.remote_runs()
+    gates = {gate["name"]: gate["verdict"] for phase in report(world)["phases"] if phase["name"] == "canary" for gate in phase["gates"]}
+    assert (gates["restarts"], gates["failed_probes"]) == ("pass", "pass")
+    assert play("rollback").rc == 0

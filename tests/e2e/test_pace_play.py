@@ -74,6 +74,8 @@ def test_the_watch_looks_when_it_is_due_and_takes_a_bad_version_back(world: Worl
     time.sleep(2)
     looked = play("watch", canary_watch_phases=[{"until": 3600, "every": 1}], **QUICK)
     assert looked.rc == 0, looked.text
+    newest = next(record for record in reversed(world.ledger()) if record["event"] == "watch")
+    assert {reading["metric"] for reading in newest["data"]["history"]["readings"]} == {"restarts", "failed_probes"}
     assert [record["data"]["verdict"] for record in world.ledger() if record["event"] == "watch"] == ["pass"]
     later = play("watch", **QUICK)
     assert later.rc == 0 and "looks again in" in later.flat

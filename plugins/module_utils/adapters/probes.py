@@ -26,7 +26,6 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import RE
 
 _SHORTEST = 0.5  # an answer that is asked for right before the deadline still gets this long
 _GRACE = 0.2
-_LISTEN = b"0A"
 
 
 def look(base: str, probe: Probe, timeout: float, cwd: Optional[str] = None) -> Answer:
@@ -223,16 +222,3 @@ def read_values(path: Optional[str]) -> dict[str, str]:
     if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
         raise SluiceError(f"Others may read {path}, which holds the values of the smoke requests.", f"Run chmod 600 {path}.")
     return dotenv.parse(text)
-
-
-def listening() -> set[int]:
-    """Return the TCP ports that something on this host listens on."""
-    ports: set[int] = set()
-    for table in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/net/{table}", "rb") as stream:
-                rows = [row.split() for row in stream.read().splitlines()[1:]]
-        except OSError:
-            continue  # the host has no such protocol
-        ports.update(int(row[1].rpartition(b":")[2], 16) for row in rows if row[3] == _LISTEN)
-    return ports

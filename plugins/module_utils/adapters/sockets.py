@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Iterator
 
 _ESTABLISHED = b"01"
+_LISTEN = b"0A"
 
 
 def _rows(pid: str) -> Iterator[list[bytes]]:
@@ -33,3 +34,8 @@ def held_by(pid: int) -> int:
     except OSError:
         return 0
     return sum(1 for row in _rows(str(pid)) if row[3] == _ESTABLISHED and f"socket:[{row[9].decode()}]" in held)
+
+
+def listening() -> set[int]:
+    """Return the TCP ports that something on this host listens on."""
+    return {int(row[1].rpartition(b":")[2], 16) for row in _rows("self") if row[3] == _LISTEN}

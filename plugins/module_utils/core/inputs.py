@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core import metrics
+from ansible_collections.sluice.deploy.plugins.module_utils.core import metric_sources
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import ROUTE_EXAMPLE, route_complaint
+from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import steps_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.steps import watch_from, window_from
 
 _SHAPES: Mapping[str, tuple[type, ...]] = {"str": (str,), "path": (str,), "list": (list, tuple), "dict": (dict,), "bool": (bool,)}
@@ -76,10 +77,12 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
         complaints += _each(window_from, values["canary_windows"])
     if not complaints and "canary_watch_phases" in values:
         complaints += _each(watch_from, values["canary_watch_phases"])
+    if not complaints and "app_smoke" in values:
+        complaints += _suite(values["app_smoke"], values.get("app_smoke_values"))
     if not complaints and "canary_routes" in values:
         complaints += routes(values["canary_routes"])
     if not complaints and {"canary_ladder", "canary_metrics"} & set(values):
-        complaints += metrics.complaints(values.get("canary_ladder", ()), values.get("canary_metrics", ()))
+        complaints += metric_sources.complaints(values.get("canary_ladder", ()), values.get("canary_metrics", ()))
     return complaints
 
 
@@ -160,6 +163,14 @@ def routes(given: Iterable[Any]) -> list[str]:
     """Return what is wrong with the routes that tell kinds of requests apart."""
     complaint = route_complaint(list(given))
     return [f"canary_routes: {complaint} Example: canary_routes: {ROUTE_EXAMPLE}"] if complaint else []
+
+
+def _suite(given: Any, private: Any) -> list[str]:
+    try:
+        steps_from(given, None if private else ())
+    except SluiceError as error:
+        return [f"{error.message} {error.remedy}"]
+    return []
 
 
 def _each(read: Callable[[Any], object], given: Iterable[Any]) -> list[str]:

@@ -61,15 +61,16 @@ METRICS: Mapping[str, Metric] = {
     "p95": Metric(SECONDS, "request time that 95 % of the requests stay below", _REQUESTS),
     "p99": Metric(SECONDS, "request time that 99 % of the requests stay below", _REQUESTS),
     "mean": Metric(SECONDS, "mean request time", _REQUESTS),
-    "p95_ratio": Metric(TIMES, "p95 as a multiple of the recorded baseline", _REQUESTS),
-    "mean_ratio": Metric(TIMES, "mean request time as a multiple of the recorded baseline", _REQUESTS),
+    "p95_ratio": Metric(TIMES, "p95 as a multiple of live's in the same time", _REQUESTS),
+    "mean_ratio": Metric(TIMES, "mean request time as a multiple of live's in the same time", _REQUESTS),
     "payment_success_rate": Metric(SHARE, "share of the payments that were processed; a declined card was", 1),
     "payment_failures": Metric(COUNT, "payments in the source's window that could not be processed; declined cards do not count"),
     "webhook_failures": Metric(COUNT, "webhooks in the source's window that were not accepted"),
     "health_failing": Metric(SECONDS, "how long the health check has been failing; 0 while it passes"),
     "smoke_failures": Metric(COUNT, "critical smoke requests that failed, retries included"),
     "integrity_failures": Metric(COUNT, "integrity checks of the database that failed, and migrations"),
-    "restarts": Metric(COUNT, "restarts of the slot's processes since its start"),
+    "failed_probes": Metric(COUNT, "health probes in a row that failed"),
+    "restarts": Metric(COUNT, "ends of the slot's processes since its start, restarted or not"),
     "cpu": Metric(SHARE, "share of the host's processors that is busy"),
     "memory": Metric(SHARE, "share of the host's memory that is used"),
     "disk": Metric(SHARE, "share of the file system that is used"),
@@ -83,7 +84,7 @@ _UNITS: Mapping[str, tuple[float, float, str]] = {
     SHARE: (0.0, 1.0, "a share from 0 to 1; write 0.05 for 5 %"),
     SECONDS: (0.0, math.inf, "a number of seconds; write 0.5 for 500 ms"),
     COUNT: (0.0, math.inf, "a whole number; write 3 for three of them"),
-    TIMES: (0.0, math.inf, "a multiple of the baseline; write 1.5 for half as much again"),
+    TIMES: (0.0, math.inf, "a multiple of live's; write 1.5 for half as much again"),
     NUMBER: (-math.inf, math.inf, "a number in the unit the source returns; write 12.5"),
 }
 
@@ -375,4 +376,4 @@ def shown(value: float, metric: str) -> str:
     """Return a metric's value as an operator reads it."""
     unit = metric_of(metric).unit
     number = f"{100 * value:.4g} %" if unit == SHARE else f"{value:.4g}"
-    return number + {SECONDS: " s", TIMES: " times the baseline"}.get(unit, "")
+    return number + {SECONDS: " s", TIMES: " times live's"}.get(unit, "")

@@ -83,6 +83,7 @@ class Release:
     share_at: float = 0.0
     promoted_at: float = 0.0
     watched_at: float = 0.0
+    history: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def live(self) -> str:
@@ -119,6 +120,7 @@ class Release:
             "share_at": self.share_at,
             "promoted_at": self.promoted_at,
             "watched_at": self.watched_at,
+            "history": dict(self.history),
         }
 
 
@@ -137,6 +139,9 @@ def fold(records: Iterable[Mapping[str, Any]]) -> list[Release]:
 
 
 def _apply(release: Release, event: str, record: Mapping[str, Any], data: Mapping[str, Any]) -> Release:
+    if data.get("history"):
+        # What the ladder saw last, so that the next run goes on from there.
+        release = replace(release, history=data["history"])
     if event == "claim":
         return replace(release, state=states.OPEN)
     if event == "plan":

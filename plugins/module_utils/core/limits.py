@@ -25,6 +25,8 @@ class Limits:
     :param min_samples: first attempts that are needed for a verdict.
     :param guard_errors: so many failures ...
     :param guard_requests: ... among so many first attempts end a step at once.
+    :param guard_restarts: so many ends of the canary's processes on one host end it at once.
+    :param guard_probes: so many failed health probes of one host in a row do, too.
     :param sprt_ratio: the canary that is so many times as bad as live is what the sequential test looks for.
     :param sprt_alpha: chance that the sequential test stops a canary as good as live.
     :param sprt_beta: chance that it overlooks one that is ``sprt_ratio`` times as bad.
@@ -38,6 +40,8 @@ class Limits:
     min_samples: int = 50
     guard_errors: int = 5
     guard_requests: int = 20
+    guard_restarts: int = 3
+    guard_probes: int = 3
     sprt_ratio: float = 3.0
     sprt_alpha: float = 0.01
     sprt_beta: float = 0.1
@@ -73,6 +77,8 @@ _RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "min_samples": (lambda value: value >= 1 and value == int(value), "min_samples is a whole number of 1 or more, such as 50"),
     "guard_errors": (lambda value: value >= 1 and value == int(value), "guard_errors is a whole number of 1 or more, such as 5"),
     "guard_requests": (lambda value: value >= 1 and value == int(value), "guard_requests is a whole number of 1 or more, such as 20"),
+    "guard_restarts": (lambda value: value >= 1 and value == int(value), "guard_restarts is a whole number of 1 or more, such as 3"),
+    "guard_probes": (lambda value: value >= 1 and value == int(value), "guard_probes is a whole number of 1 or more, such as 3"),
     "sprt_ratio": (lambda value: value > 1, "sprt_ratio is a factor above 1, such as 3.0"),
     "sprt_alpha": (lambda value: 0 < value < 0.5, "sprt_alpha is a chance between 0 and 0.5, such as 0.01"),
     "sprt_beta": (lambda value: 0 < value < 0.5, "sprt_beta is a chance between 0 and 0.5, such as 0.1"),

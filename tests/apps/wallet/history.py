@@ -30,6 +30,8 @@ VERSIONS = (
     ("v1.3.0-breaking", "v1.0.0", "Rename the balance"),
     ("v1.4.0-slow", "v1.0.0", "Risk check"),
     ("v1.5.0-dead", "v1.0.0", "New session store"),
+    ("v1.6.0-sick", "v1.0.0", "Deeper health"),
+    ("v1.7.0-restless", "v1.0.0", "Give memory back"),
 )
 CHECKED_OUT = "v1.0.0"
 

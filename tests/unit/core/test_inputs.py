@@ -200,3 +200,20 @@ def test_times_of_the_wrong_shape_are_refused(name: str, value: Any, said: str) 
     (complaint,) = inputs.wrong({name: value}, {name: {"type": "list"}})
     assert said in complaint
     assert "Example:" in complaint
+
+
+@pytest.mark.parametrize(
+    ("smoke", "private", "said"),
+    [
+        ([{"name": "home", "path": "/"}], None, ""),
+        ([{"name": "pay", "path": "/api/pay", "method": "POST"}], None, "effect"),
+        ([{"name": "home", "path": "/{ID}"}], None, "ID"),
+        ([{"name": "home", "path": "/{ID}"}], "/etc/wallet/smoke.env", ""),
+        ([{"name": "home", "paht": "/"}], None, "paht"),
+    ],
+)
+def test_smoke_requests_are_read_beforehand(smoke: list[dict[str, Any]], private: str | None, said: str) -> None:
+    specs = {"app_smoke": {"type": "list", "elements": "dict"}, "app_smoke_values": {"type": "path"}}
+    given = {"app_smoke": smoke, **({"app_smoke_values": private} if private else {})}
+    complaints = inputs.wrong(given, specs)
+    assert (len(complaints) == 1 and said in complaints[0]) if said else complaints == []

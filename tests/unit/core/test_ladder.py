@@ -156,7 +156,7 @@ def test_several_numbers_are_rungs_of_one_ladder() -> None:
         (rung(), [at(-5, 0.0)], ERROR, HOLD, "error_rate was not read, so error_rate > 5 %: rollback cannot be told."),
         (
             rung(metric="p95_ratio", value=1.5, action=WARN), [at(0, 1.75, "p95_ratio")], PASS, WARN,
-            "p95_ratio is 1.75 times the baseline (1,000 samples); p95_ratio > 1.5 times the baseline: warn.",
+            "p95_ratio is 1.75 times live's (1,000 samples); p95_ratio > 1.5 times live's: warn.",
         ),
         (
             rung(metric="health_failing", value=300), [at(0, 301, "health_failing", 0)], FAIL, ROLLBACK,

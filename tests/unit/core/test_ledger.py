@@ -173,6 +173,7 @@ def test_a_release_is_told_by_its_records() -> None:
         "share_at": 5.0,
         "promoted_at": 0.0,
         "watched_at": 0.0,
+        "history": {},
     }
 
 
@@ -242,3 +243,14 @@ def test_the_slots_hold_what_the_last_release_put_there() -> None:
 
 def test_a_candidate_is_a_plain_mapping() -> None:
     assert ledger.Candidate("r", "v1", "blue", True, "why").as_dict() == {"release": "r", "version": "v1", "slot": "blue", "possible": True, "why": "why"}
+
+
+def test_what_the_ladder_saw_outlives_the_run() -> None:
+    seen = {"readings": [], "counters": {"app1": {"probes": {"count": 1, "since": 5.0}}}, "warned": []}
+    records = [
+        {"seq": 1, "at": 1.0, "event": "claim", "release": "r1", "data": {"version": "v1"}},
+        {"seq": 2, "at": 2.0, "event": "verdict", "release": "r1", "phase": "canary", "data": {"verdict": "pass", "history": seen}},
+        {"seq": 3, "at": 3.0, "event": "share", "release": "r1", "data": {"percent": 25}},
+    ]
+    (release,) = ledger.fold(records)
+    assert (release.as_dict()["history"], release.share) == (seen, 25)

@@ -11,28 +11,30 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.sluice.deploy.plugins.module_utils.core import inputs, ladder, metrics
+from ansible_collections.sluice.deploy.plugins.module_utils.core import inputs, ladder, metric_sources, metrics
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.histogram import bin_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import CONTINUE, HOLD, ROLLBACK, WARN, Climb, Reading, climb, limit_from, recent
-from ansible_collections.sluice.deploy.plugins.module_utils.core.metrics import (
+from ansible_collections.sluice.deploy.plugins.module_utils.core.metric_sources import (
     APP,
     DATABASE,
     FIRST_APP,
     Source,
+    complaints,
+    filled,
+    source_from,
+    sources_of,
+)
+from ansible_collections.sluice.deploy.plugins.module_utils.core.metrics import (
     busy_share,
     combined,
-    complaints,
     dotted,
-    filled,
     instant,
     look,
     number,
     of_requests,
     reading_of,
     single,
-    source_from,
-    sources_of,
     used_memory,
 )
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, SlotSample
@@ -62,7 +64,7 @@ def rung(metric: str, value: float, action: str = ROLLBACK, **more: Any) -> dict
         ({**CPU, "source": ["host"]}, "source is ['host']; allowed are"),
         ({**CPU, "url": "http://x"}, "the key url is unknown; allowed for host are metric, source, deadline."),
         ({**CPU, "metric": "cpus"}, "metric: There is no metric 'cpus'. Did you mean cpu?"),
-        ({**CPU, "metric": "p95"}, "metric is p95, which no host tells of itself; allowed are restarts, cpu, memory, disk, database_connections, deadlocks."),
+        ({**CPU, "metric": "p95"}, f"metric is p95, which no host tells of itself; allowed are {', '.join(metric_sources.OF_HOST)}."),
         ({**QUEUE, "path": ""}, "path must be text and is ''."),
         ({"source": "sql"}, "metric must be text and is None."),
         ({**QUEUE, "url": "127.0.0.1/x"}, "url is '127.0.0.1/x'; allowed is an address that begins with http:// or https://."),
@@ -87,7 +89,7 @@ def test_a_wrong_source_is_refused_in_words(data: Any, words: str) -> None:
 
 
 def test_every_example_is_a_right_one() -> None:
-    for kind, example in metrics.EXAMPLES.items():
+    for kind, example in metric_sources.EXAMPLES.items():
         assert source_from(yaml.safe_load(example)).kind == kind
 
 
@@ -232,13 +234,17 @@ def test_processors_and_memory() -> None:
 
 def test_a_slot_s_own_requests() -> None:
     histogram = {bin_of(0.010): 90, bin_of(1.0): 10}
-    sample = Sample(slots={"green": SlotSample(requests=98, errors=3, histogram=histogram)})
-    found = {reading.metric: reading for reading in of_requests(sample, "green", NOW)}
+    green = SlotSample(requests=98, errors=3, histogram=histogram, milliseconds=10_900)
+    sample = Sample(slots={"green": green, "blue": SlotSample(requests=400, histogram={bin_of(0.5): 400}, milliseconds=200_000)})
+    found = {reading.metric: reading for reading in of_requests(sample, "green", "blue", NOW)}
     assert (found["error_rate"].value, found["error_rate"].samples) == (3 / 98, 98)
     assert [found[name].value for name in ("p50", "p95", "p99")] == pytest.approx([0.01, 1.0, 1.0], rel=0.05)
-    assert found["mean"].value == pytest.approx(0.109, rel=0.05)
-    assert sorted(found) == sorted(metrics.OF_REQUESTS)
-    nobody = climb([limit_from(rung("p95", 1.0, min_samples=0))], of_requests(Sample(), "green", NOW), NOW)
+    assert found["mean"].value == pytest.approx(0.109, rel=1e-6)
+    assert (found["p95_ratio"].value, found["p95_ratio"].samples) == (pytest.approx(2.0, rel=0.06), 100)
+    assert found["mean_ratio"].value == pytest.approx(0.218, rel=1e-6)
+    assert sorted(found) == sorted(metric_sources.OF_REQUESTS)
+    assert not [reading for reading in of_requests(sample, "green", None, NOW) if reading.metric.endswith("_ratio")]
+    nobody = climb([limit_from(rung("p95", 1.0, min_samples=0))], of_requests(Sample(), "green", "blue", NOW), NOW)
     assert (nobody.verdict, nobody.gates[0].sentence) == (INCONCLUSIVE, "p95 rests on no sample; 1 samples are needed to tell p95 > 1 s: rollback.")
 
 
