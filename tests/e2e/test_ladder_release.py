@@ -157,3 +157,21 @@ def test_the_guard_passes_a_good_version(world: World, play: Play, load: Load) -
     gates = {gate["name"]: gate["verdict"] for phase in report(world)["phases"] if phase["name"] == "canary" for gate in phase["gates"]}
     assert (gates["restarts"], gates["failed_probes"]) == ("pass", "pass")
     assert play("rollback").rc == 0
+
+
+def test_an_increase_by_hand_climbs_the_same_ladder(world: World, play: Play, load: Load, target: Target) -> None:
+    target.queue_age = 4
+    variables = queue(target, canary_ladder=[limit("custom:queue_age", 300, "hold")], canary_pace="stepwise", canary_limits={"min_samples": 20})
+    begun = play("release", release_version="v1.0.0", **variables)
+    assert begun.rc == 0 and share(world) == 25, begun.text
+    target.queue_age = 900
+    time.sleep(3)
+    refused = play("canary", canary_percent=100, **variables)
+    assert refused.rc != 0
+    assert "The share stays at 25 %: custom:queue_age on sandbox is 900 s; custom:queue_age > 300: hold." in refused.flat
+    assert share(world) == 25
+    target.queue_age = 4
+    assert play("canary", canary_percent=100, **variables).rc == 0
+    assert share(world) == 100
+    assert play("rollback").rc == 0
+    assert_unnoticed(load)
