@@ -77,7 +77,9 @@ LIMITS: Mapping[str, Bound] = {
 }
 _FEWEST_READS = 1000  # a hit ratio of fewer block reads is chance
 _EXAMPLE = "Example: {query_seconds: 120, cache_hit_share: null}"
-_TEXT = re.compile(r"""\b[eExXbBuU]?&?'(?:[^']|'')*(?:'|\Z)|(?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?:(?P=tag)|\Z)""", re.DOTALL)
+_TEXT = re.compile(
+    r"""\b[eE]'(?:[^'\\]|''|\\.)*(?:'|\Z)|(?:\b[xXbBnN]|\b[uU]&)?'(?:[^']|'')*(?:'|\Z)|(?P<tag>\$(?:[A-Za-z_]\w*)?\$).*?(?:(?P=tag)|\Z)""", re.DOTALL
+)
 
 
 def limits_from(data: Mapping[str, Any], where: str = "database_limits") -> dict[str, Optional[float]]:
