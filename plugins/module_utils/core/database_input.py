@@ -95,7 +95,7 @@ def misread(sql: str) -> str:
             words += " x "
         else:
             depth += {"(": 1, ")": -1}.get(text, 0)
-            if depth < 0 or text in ("'", '"', ";", "\\", "\0"):
+            if depth < 0 or text in ("'", '"', "$", ";", "\\", "\0"):
                 break
             words += text
     else:

@@ -61,7 +61,11 @@ def rung(metric: str, value: float, action: str = ROLLBACK, **more: Any) -> dict
         ({**CPU, "source": ["host"]}, "source is ['host']; allowed are"),
         ({**CPU, "url": "http://x"}, "the key url is unknown; allowed for host are metric, source, deadline."),
         ({**CPU, "metric": "cpus"}, "metric: There is no metric 'cpus'. Did you mean cpu?"),
-        ({**CPU, "metric": "p95"}, "metric is p95, which no host tells of itself; allowed are restarts, cpu, memory, disk, database_connections, deadlocks, idle_in_transaction, longest_query, longest_wait."),
+        (
+            {**CPU, "metric": "p95"},
+            "metric is p95, which no host tells of itself; allowed are restarts, cpu, memory, disk, database_connections, deadlocks,"
+            " idle_in_transaction, longest_query, longest_wait.",
+        ),
         ({**QUEUE, "path": ""}, "path must be text and is ''."),
         ({"source": "sql"}, "metric must be text and is None."),
         ({**QUEUE, "url": "127.0.0.1/x"}, "url is '127.0.0.1/x'; allowed is an address that begins with http:// or https://."),
