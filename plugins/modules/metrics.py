@@ -32,7 +32,7 @@ options:
         The newest sample may be C(max_age) seconds old (120). An expression has no time of its own, so name what must be fresh in C(series).
       - V(sql) has C(query), one SELECT of one number, and optionally C(samples_query); it is run on the first database host in a read-only transaction.
       - V(host) needs no more than the metric, one of C(restarts), C(failed_probes), C(health_failing), C(cpu), C(memory), C(disk),
-        C(database_connections), C(deadlocks).
+        C(database_connections), C(deadlocks), C(idle_in_transaction), C(longest_query), C(longest_wait).
       - C(unit) is what the source counts in. It is needed for shares (C(share) or C(percent)) and times (C(seconds) or C(milliseconds)).
         For C(custom:NAME) it is a word that is shown.
       - With C(delta=true) the metric is how much the number grew since the first look.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sluice.deploy.plugins.module_utils.core.database_health import METRICS
 
 from tests.harness.checkout import cannot_run
 from tests.sandbox.world import CHECKOUT, World, free_ports
@@ -203,6 +204,24 @@ def test_numbers_of_the_database(read: Read, world: World) -> None:
     assert (found["payment_success_rate"]["value"], found["payment_success_rate"]["samples"]) == (0.975, customers)
     assert 1 / 60 <= found["database_connections"]["value"] < 1
     assert found["deadlocks"]["value"] == 0
+
+
+def test_the_database_s_longest_session_is_a_metric(read: Read, world: World) -> None:
+    sources = [{"metric": metric, "source": "host"} for metric in ("idle_in_transaction", "longest_query", "longest_wait")]
+    with ThreadPoolExecutor() as pool:
+        busy = pool.submit(world.psql, "SELECT pg_sleep(2)")
+        time.sleep(0.7)
+        found = read(*sources)
+        busy.result()
+    assert 0.3 < found["longest_query"]["value"] < 2
+    assert (found["idle_in_transaction"]["value"], found["longest_wait"]["value"]) == (0, 0)
+    world.psql("CREATE ROLE stranger LOGIN PASSWORD 'x'")
+    try:
+        hidden = world.psql(f"SET ROLE stranger; SELECT coalesce(({METRICS['longest_query']})::text, 'nobody can tell')")
+    finally:
+        world.psql("DROP ROLE stranger")
+    # The app's own sessions are hidden from the stranger.
+    assert hidden == "nobody can tell"
 
 
 def test_deadlocks_are_counted_from_the_first_look_on(read: Read, world: World) -> None:

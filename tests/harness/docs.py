@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.sluice.deploy.plugins.module_utils.core import states
+from ansible_collections.sluice.deploy.plugins.module_utils.core import database_checks, database_health, states
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # A longer default is better read where it is written.
@@ -19,7 +19,36 @@ _WIDEST = 60
 def pages() -> dict[Path, str]:
     """Return the text of every page that is made, by its path in the checkout."""
     roles = sorted(path.parents[1] for path in CHECKOUT.glob("roles/*/meta/argument_specs.yml"))
-    return {Path("docs/states.md"): states.as_markdown(), **{role.relative_to(CHECKOUT) / "README.md": _role(role) for role in roles}}
+    made = {Path("docs/states.md"): states.as_markdown(), Path("docs/checks.md"): _checks()}
+    return {**made, **{role.relative_to(CHECKOUT) / "README.md": _role(role) for role in roles}}
+
+
+def _checks() -> str:
+    checks = yaml.safe_load((CHECKOUT / "roles/database/files/checks.yml").read_text(encoding="utf-8"))
+    listed = [(f"`{each['id']}`", each["group"], each["severity"], each["sentence"], each["remedy"], each["row"]) for each in checks]
+    settings = [(f"`{name}`", f"`{json.dumps(value)}`") for name, value in database_checks.SETTINGS.items()]
+    bounds = database_health.LIMITS.items()
+    limits = [(f"`{name}`", f"`{bound.default:g}`", bound.meaning, "yes" if bound.gate else "no", bound.row) for name, bound in bounds]
+    parts = [
+        "# The checks of a database",
+        "Generated from `roles/database/files/checks.yml` and the code by `bin/docs`; [database.md](database.md) says how they are used.",
+        _table(("check", "group", "severity", "what it means", "what to do", "rule"), listed),
+        "## Limits of the checks",
+        "`database_settings`; sizes are in bytes, times in seconds, shares from 0 to 1.",
+        _table(("name", "default"), settings),
+        "## Limits of the health",
+        "`database_limits`; `null` is no limit.",
+        _table(("name", "default", "what is limited", "stops", "rule"), limits),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join([_cells(*head), _cells(*("---" for _cell in head)), *(_cells(*row) for row in rows)])
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _role(role: Path) -> str:
@@ -33,8 +62,7 @@ def _role(role: Path) -> str:
 def _row(name: str, option: dict[str, Any]) -> str:
     choices = f"One of {', '.join(f'`{choice}`' for choice in option['choices'])}. " if "choices" in option else ""
     kind = f"{option['type']} of {option['elements']}" if "elements" in option else option["type"]
-    cells = (f"`{name}`", kind, _default(option), choices + _text(option["description"]))
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return _cells(f"`{name}`", kind, _default(option), choices + _text(option["description"]))
 
 
 def _default(option: dict[str, Any]) -> str:

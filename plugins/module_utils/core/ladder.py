@@ -74,8 +74,11 @@ METRICS: Mapping[str, Metric] = {
     "cpu": Metric(SHARE, "share of the host's processors that is busy"),
     "memory": Metric(SHARE, "share of the host's memory that is used"),
     "disk": Metric(SHARE, "share of the file system that is used"),
-    "database_connections": Metric(SHARE, "share of max_connections that is used"),
+    "database_connections": Metric(SHARE, "share of the connections that ordinary roles may have which is taken"),
     "deadlocks": Metric(COUNT, "deadlocks since the release began (the server's own counter never goes back)"),
+    "idle_in_transaction": Metric(SECONDS, "how long the longest idle session has been inside a transaction"),
+    "longest_query": Metric(SECONDS, "how long the longest statement has been running"),
+    "longest_wait": Metric(SECONDS, "how long the statement that waits for another's lock runs, the longest of them"),
 }
 _OF_CUSTOM = Metric(NUMBER, "whatever the operator's own query or address returns")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core import ladder
+from ansible_collections.sluice.deploy.plugins.module_utils.core import database_health, ladder
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import COUNT, NUMBER, SECONDS, SHARE, TIMES, Limit
 
@@ -22,11 +22,7 @@ OF_REQUESTS = ("error_rate", "p50", "p95", "p99", "mean", "p95_ratio", "mean_rat
 """What the edges' sample tells of the canary's own requests; it needs no source."""
 
 OF_APP_HOST = ("restarts", "failed_probes", "health_failing", "cpu", "memory", "disk")
-OF_DATABASE: Mapping[str, str] = {
-    # Both views show their numbers to every user; pg_stat_activity hides the rows of others.
-    "database_connections": "SELECT sum(numbackends) / current_setting('max_connections')::numeric FROM pg_stat_database",
-    "deadlocks": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
-}
+OF_DATABASE = database_health.METRICS
 OF_HOST = (*OF_APP_HOST, *OF_DATABASE)
 
 DEADLINE_SECONDS = 3.0
