@@ -62,7 +62,7 @@ def shown(host: str, address: tuple[str, int], timeout: float) -> list[bytes]:
     line = _shake(_open_context(), host, address, timeout)
     try:
         # Public from Python 3.13 on; before, the object below it has the same call.
-        holder = line if hasattr(line, "get_unverified_chain") else getattr(line, "_sslobj", None)
+        holder: Any = line if hasattr(line, "get_unverified_chain") else getattr(line, "_sslobj", None)
         if hasattr(holder, "get_unverified_chain"):
             return [_der(each) for each in holder.get_unverified_chain() or ()]
         own = line.getpeercert(binary_form=True)
