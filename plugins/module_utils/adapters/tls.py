@@ -10,6 +10,7 @@ import hashlib
 import re
 import socket
 import ssl
+from datetime import timezone
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
@@ -134,8 +135,14 @@ def _certificate(der: bytes) -> Certificate:
         names = (*alternative.get_values_for_type(x509.DNSName), *map(str, alternative.get_values_for_type(x509.IPAddress)))
     except x509.ExtensionNotFound:
         names = ()
-    begins, ends = read.not_valid_before_utc.timestamp(), read.not_valid_after_utc.timestamp()
-    return Certificate(read.subject.rfc4514_string(), read.issuer.rfc4514_string(), names, begins, ends, fingerprint(der))
+    dates = (_seconds(read, "not_valid_before"), _seconds(read, "not_valid_after"))
+    return Certificate(read.subject.rfc4514_string(), read.issuer.rfc4514_string(), names, *dates, fingerprint(der))
+
+
+def _seconds(read: Any, name: str) -> float:
+    # Before version 42 a date knew no time zone, and was always UTC.
+    date = getattr(read, f"{name}_utc", None) or getattr(read, name).replace(tzinfo=timezone.utc)
+    return float(date.timestamp())
 
 
 def fingerprint(der: bytes) -> str:
