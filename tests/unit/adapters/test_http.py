@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, web
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, sockets, web
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, Streak, Tls, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import Case, Step, steps_from
@@ -270,7 +270,7 @@ def test_a_port_takes_a_connection_or_not(server: Server, closed_port: int) -> N
 
 
 def test_listening_ports_are_known(server: Server, closed_port: int) -> None:
-    ports = probes.listening()
+    ports = sockets.listening()
     assert server.server_address[1] in ports
     assert closed_port not in ports
 
