@@ -43,11 +43,11 @@ def npm(text: str) -> dict[str, str]:
 
 
 def node(text: str) -> dict[str, str]:
-    """Return what ``node --env-file`` reads (versions 20 to 24)."""
+    """Return what ``node --env-file`` of Node 24 reads."""
     found: dict[str, str] = {}
     rest = text.replace("\r", "").strip(" \t\n")
     while rest:
-        line, newline, below = rest.partition("\n")
+        line, _newline, below = rest.partition("\n")
         if rest[0] in "\n#":
             rest = below
             continue
@@ -58,27 +58,42 @@ def node(text: str) -> dict[str, str]:
         name = name.strip(" \t\n")
         if not name:
             break
-        name = name[7:].strip(" \t") if name.startswith("export ") else name
-        if not rest or rest[0] == "\n":
-            found[name] = ""
-            rest = rest[1:]
-            continue
-        rest = rest.strip(" \t\n")
-        if not rest:
-            found[name] = ""
-            break
-        mark = rest[0]
-        closing = rest.find(mark, 1) if mark in "\"'`" else -1
-        if closing > 0:
-            value = rest[1:closing]
-            found[name] = value.replace("\\n", "\n") if mark == '"' else value
-            rest = rest[closing + 1 :].partition("\n")[2]
-        else:
-            line, newline, below = rest.partition("\n")
-            found[name] = line if mark in "\"'`" else line.partition("#")[0].strip(" \t\n")
-            rest = below
+        name = _exported(name).strip(" \t") if rest[:1] not in ("", "\n") else name
+        rest = rest if rest[:1] == "\n" else rest.strip(" \t\n")
+        found[name], rest = _node_value(rest, " \t\n")
         rest = rest.strip(" \t\n")
     return found
+
+
+def old_node(text: str) -> dict[str, str]:
+    """Return what ``node --env-file`` of Node 20 reads: tabs belong to values, and an indented comment or a line of spaces to the name below it."""
+    found: dict[str, str] = {}
+    rest = text.replace("\r", "").strip(" ")
+    while rest:
+        if rest[0] in "\n#" and "\n" in rest:
+            rest = rest.partition("\n")[2]
+            continue
+        name, equals, rest = rest.partition("=")
+        name = _exported(name.strip(" "))
+        if not equals or not name:
+            break
+        found[name], rest = _node_value(rest.strip(" "), " ")
+    return found
+
+
+def _exported(name: str) -> str:
+    return name[7:] if name.startswith("export ") else name
+
+
+def _node_value(rest: str, blank: str) -> tuple[str, str]:
+    """Return a value and what stands below its line."""
+    mark = rest[:1]
+    closing = rest.find(mark, 1) if mark and mark in "\"'`" else -1
+    if closing > 0:
+        value = rest[1:closing]
+        return value.replace("\\n", "\n") if mark == '"' else value, rest[closing + 1 :].partition("\n")[2]
+    line, _newline, below = rest.partition("\n")
+    return line if mark and mark in "\"'`" else line.partition("#")[0].strip(blank), below
 
 
 def python(text: str) -> dict[str, str]:
@@ -132,13 +147,19 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
     return match.end() if match else position
 
 
-READERS: Mapping[str, Callable[[str], dict[str, str]]] = {"node --env-file": node, "dotenv of npm": npm, "python-dotenv": python}
+READERS: Mapping[str, Callable[[str], dict[str, str]]] = {
+    "node 24 --env-file": node,
+    "node 20 --env-file": old_node,
+    "dotenv of npm": npm,
+    "python-dotenv": python,
+}
 
 
 def differences(text: str) -> dict[str, str]:
-    """Return, for each name that the three read differently, a sentence with lengths instead of values."""
+    """Return, for each name that they read differently, a sentence with lengths instead of values."""
     read = {reader: parse(text) for reader, parse in READERS.items()}
-    names = dict.fromkeys(name for values in read.values() for name in values)
+    # Node takes some comments with a = for variables; nobody asks for those.
+    names = dict.fromkeys(name for values in read.values() for name in values if "#" not in name)
     told = {}
     for name in names:
         if len({values.get(name) for values in read.values()}) > 1:

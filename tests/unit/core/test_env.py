@@ -274,7 +274,7 @@ def test_the_spelling_of_the_file_is_judged_too() -> None:
     told = {gate.name: gate.sentence for gate in env.judge([], text, "f", Around()) if gate.verdict != "pass"}
     assert list(told) == ["environment line 3", "environment line 7", "environment A", "environment B", "environment D"]
     assert "it stands on lines 1, 2" in told["environment A"]
-    assert "node --env-file reads 4 characters; dotenv of npm reads 4 characters; python-dotenv reads 3 characters" in told["environment B"]
+    assert "node 20 --env-file does not see it; dotenv of npm reads 4 characters; python-dotenv reads 3 characters" in told["environment B"]
     assert "hunter2" not in str(told)
 
 
