@@ -57,7 +57,7 @@ EXAMPLES = r"""
   sluice.deploy.env_file:
     state: fingerprinted
     src: /etc/wallet/staging.env
-    path: /root/staging.fingerprints.json
+    path: /etc/wallet/staging.fingerprints.json
 """
 
 RETURN = r"""
