@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.sandbox.runner import Run
 from tests.sandbox.world import CHECKOUT, World
 
 COMMAND = [sys.executable, "-m", "ansible_collections.sluice.deploy.plugins.modules.slot"]
@@ -196,3 +199,33 @@ def test_a_slot_that_is_stopped_finishes_what_it_serves_or_says_what_was_cut(wor
         result = json.loads(out)
         assert any(action.startswith(said) for action in result["actions"]), result["actions"]
         assert "wallet-web-green" not in names(world)
+
+
+def test_what_browsers_load_holds_no_secret(world: World, tmp_path: Path) -> None:
+    """The built release is looked through, also when it was built before; what is found is named and not shown."""
+    loaded = next(line.strip() for line in (CHECKOUT / "tests/apps/wallet/public/wallet.css").read_text(encoding="utf-8").splitlines() if len(line) > 30)
+    leaky = tmp_path / "leaky.env"
+    leaky.write_text(f"{Path(world.facts['env_file']).read_text(encoding='utf-8')}LEAKED='{loaded}'\n", encoding="utf-8")
+    schema = {"LEAKED": {"server_only": True}, "STRIPE_SECRET_KEY": {"kind": "stripe-secret"}}
+    clean = run(world, "prepared", bundle=["public"], env=schema)
+    assert [(gate["name"], gate["verdict"]) for gate in clean["gates"]] == [("client bundle", "pass")]
+    found = run(world, "prepared", bundle=["public"], env=schema, env_file=str(leaky))["gates"][0]
+    assert (found["verdict"], found["sentence"].partition(".css")[0]) == ("fail", "LEAKED is in public/wallet")
+    assert loaded not in json.dumps(found)
+    assert run(world, "prepared", bundle=["static"], env=schema)["gates"][0]["verdict"] == "inconclusive"
+
+
+def test_what_a_slot_was_started_with_is_known_by_fingerprints(world: World, play: Callable[..., Run], tmp_path: Path) -> None:
+    """Another key than the live version's is refused; the record holds no value."""
+    env = Path(world.facts["env_file"]).read_text(encoding="utf-8")
+    schema = {"STRIPE_WEBHOOK_SECRET": {"kind": "stripe-webhook", "stable": True}}
+    record = Path(world.facts["app"], "slots", "blue.json").read_text(encoding="utf-8")
+    assert "fingerprints" in record and not any(value in record for value in env.replace("\n", "=").split("=") if len(value) > 12 and not value.isupper())
+    same = play("preflight", app_env=schema)
+    assert "environment of the live version" not in same.text and "not the one the live version" not in same.text
+    other = tmp_path / "other.env"
+    other.write_text(re.sub(r"(whsec_.)", r"\g<1>Zz", env), encoding="utf-8")
+    other.chmod(0o600)
+    changed = play("preflight", app_env=schema, app_env_file=str(other))
+    assert changed.rc != 0
+    assert "environment STRIPE_WEBHOOK_SECRET: it is not the one the live version was started with" in changed.flat
