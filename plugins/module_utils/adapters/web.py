@@ -169,7 +169,7 @@ def _exchange(base: str, probe: Probe, timeout: float, headers: Mapping[str, str
             wrong = _handshake(headers["Sec-WebSocket-Key"], response) or (_ping(line, response.fp) if ping else "")
         else:
             body = response.read(_BODY_LIMIT).decode("utf-8", "replace")
-        return Answer(response.status, body, time.monotonic() - started, answered, wrong)
+        return Answer(response.status, body, time.monotonic() - started, answered, wrong, tuple(response.getheaders()))
     # A path or header that HTTP cannot carry is a ValueError.
     except (OSError, http.client.HTTPException, ValueError, struct.error) as error:
         return Answer(0, "", time.monotonic() - started, error=f"no answer from {netloc}: {_words(error)}")

@@ -37,6 +37,7 @@ class Answer:
     :param status: HTTP status, or the exit code of a command; 0 when there was no answer.
     :param seconds: time until the whole body was read.
     :param error: why there was no answer; empty when there was one.
+    :param fields: every header as it was sent, in order: some names are there more than once.
     """
 
     status: int
@@ -44,6 +45,7 @@ class Answer:
     seconds: float
     headers: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
+    fields: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Gate:
     :param limit: what was allowed.
     :param sample: how many observations the value rests on.
     :param remedy: what to do when it did not pass.
+    :param severity: ``warn`` when a verdict other than pass is worth a look and no more; empty when it stops.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Gate:
     limit: Any = None
     sample: Any = None
     remedy: str = ""
+    severity: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
