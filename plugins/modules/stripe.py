@@ -14,8 +14,8 @@ author: Contributors to the Sluice project (!UNKNOWN)
 description:
   - Reads the keys from the app's environment file by the names of their variables, and judges what their text tells. No value is shown.
   - With O(online) it asks Stripe's API, all questions at once and all of them reading. A key Stripe does not know (401) is a C(fail). What a
-    restricted key may not read (403) is a C(pass) that begins with the word warning and names the permission. Too many requests, trouble at Stripe
-    and no answer are asked again with growing pauses, as C(Retry-After) says, and are C(inconclusive) in the end.
+    restricted key may not read (403) is C(inconclusive) with the severity C(warn), and the permission is named. Too many requests, trouble at Stripe and no
+    answer are asked again with growing pauses, as C(Retry-After) says, and are C(inconclusive) in the end.
   - A restricted key needs these permissions to read C(Balance), C(Accounts), C(Webhook endpoints), C(Events).
   - The rules are those of the catalogue's C15 to C17, with M-083 to M-087 and M-091. Which account a key or a price is of is read out of their text as it is
     observed to be; Stripe promises nothing of the kind, so a key that tells nothing is a warning.
@@ -113,7 +113,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 gates:
-  description: Every gate with its verdict and a sentence. A value of V(warn) marks a warning.
+  description: Every gate with its verdict and a sentence; the severity C(warn) marks what is worth a look and does not stop.
   returned: always
   type: list
   elements: dict
@@ -125,10 +125,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import stripe
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, stripe_account, stripe_rules
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, stripe_account, stripe_keys, stripe_rules
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import unknown
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import Secret
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import INCONCLUSIVE, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
 
 
 def run(params: dict[str, Any]) -> list[Gate]:
@@ -161,10 +162,9 @@ def ask(params: dict[str, Any], values: dict[str, str], endpoints: tuple[stripe_
     )
     text = values.get(params["secret_var"], "")
     key = stripe_rules.read_key(text)
-    if key.kind not in (stripe_rules.SECRET, stripe_rules.RESTRICTED, stripe_rules.ORGANISATION):
-        why = f"Stripe was not asked: {params['secret_var']} holds no key for its API"
-        return [Gate("stripe key", INCONCLUSIVE, why, remedy=f"Correct {params['secret_var']} first.")]
-    context = params["account"] if key.kind == stripe_rules.ORGANISATION else ""
+    if not key or key.what not in (stripe_keys.SECRET, stripe_keys.RESTRICTED, stripe_keys.ORGANISATION):
+        return [unknown("stripe key", f"Stripe was not asked: {params['secret_var']} holds no key for its API", f"Correct {params['secret_var']} first.")]
+    context = params["account"] if key.what == stripe_keys.ORGANISATION else ""
     now, limits = int(time.time()), {"deadline": params["deadline"], "timeout": params["timeout"]}
     replies = stripe.ask(params["api_base"], stripe_account.questions(now, params["delivery_hours"]), Secret(text), context, **limits)
     client = values.get(params["client_id_var"], "")
@@ -178,7 +178,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "env_file": {"type": "path", "required": True},
-            "mode": {"type": "str", "required": True, "choices": [stripe_rules.LIVE, stripe_rules.TEST]},
+            "mode": {"type": "str", "required": True, "choices": [stripe_keys.LIVE, stripe_keys.TEST]},
             # Names of variables, no secrets.
             "secret_var": {"type": "str", "default": "STRIPE_SECRET_KEY", "no_log": False},
             "publishable_vars": {"type": "list", "elements": "str", "default": ["STRIPE_PUBLISHABLE_KEY", "NEXT_PUBLIC_STRIPE_PUBLISHABLE_KEY"]},

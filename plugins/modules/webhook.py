@@ -32,7 +32,9 @@ options:
     elements: str
     required: true
   webhooks:
-    description: Each with C(path) and C(secret_var), V(STRIPE_WEBHOOK_SECRET) when it is left out. C(events) and C(api_version) are for M(sluice.deploy.stripe).
+    description:
+      - Each with C(path) and C(secret_var), V(STRIPE_WEBHOOK_SECRET) when it is left out.
+      - C(events) and C(api_version) are for M(sluice.deploy.stripe).
     type: list
     elements: dict
     required: true
@@ -114,15 +116,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import web
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.together import side_by_side
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.together import judged
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, webhook
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import failed, unknown
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Answer, Probe, complaint, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.render import TESTER_HEADER
 from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_account import Endpoint, endpoints_from
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
 
-_EVEN_LATER = 0.5
+_SPARE = 0.5
 
 
 def run(params: dict[str, Any]) -> list[Gate]:
@@ -137,19 +140,17 @@ def run(params: dict[str, Any]) -> list[Gate]:
         web.check(url, base)
     values = dotenv.parse(read_text(params["env_file"]) or "")
     end = time.monotonic() + params["deadline"]
-    calls = {f"{url.rstrip('/')}{each.path}": partial(prove, params, base, url, each, values, end) for url in params["urls"] for each in endpoints}
-    late = f"it took longer than {params['deadline']:g} s"
-    gates = side_by_side(calls, params["deadline"] + _EVEN_LATER, lambda name: Gate(f"webhook {name}", INCONCLUSIVE, late, remedy="Run it again."))
-    return list(gates.values())
+    jobs = {f"webhook {url.rstrip('/')}{each.path}": partial(prove, params, base, url, each, values, end) for url in params["urls"] for each in endpoints}
+    return judged(jobs, end + _SPARE)
 
 
-def prove(params: dict[str, Any], base: Probe, url: str, endpoint: Endpoint, values: dict[str, str], end: float) -> Gate:
+def prove(params: dict[str, Any], base: Probe, url: str, endpoint: Endpoint, values: dict[str, str], end: float) -> list[Gate]:
     """Send the requests to one webhook and return its gate."""
     name = f"webhook {url.rstrip('/')}{endpoint.path}"
     secret = values.get(endpoint.secret_var, "")
     if not secret:
         why = f"{endpoint.secret_var} is not set in {params['env_file']}, so nothing can be signed"
-        return Gate(name, FAIL, why, remedy="Copy the signing secret of the endpoint from the dashboard into it.")
+        return [failed(name, why, "Copy the signing secret of the endpoint from the dashboard into it.")]
 
     def send(attempt: webhook.Attempt) -> Answer:
         probe = Probe("webhook", method="POST", path=endpoint.path, headers={**attempt.headers, **base.headers}, body=attempt.body, tls=base.tls)
@@ -157,14 +158,14 @@ def prove(params: dict[str, Any], base: Probe, url: str, endpoint: Endpoint, val
 
     wrong = _another(params, base, url)
     if wrong:
-        return Gate(name, INCONCLUSIVE, wrong, remedy="The edge must know the testers' secret (edge_tester_secret); run edge.yml, then this again.")
+        return [unknown(name, wrong, "The edge must know the testers' secret (edge_tester_secret); run edge.yml, then this again.")]
     now = int(time.time())
     sent = webhook.event(params["mark"], params["mode"], now)
     answers = {attempt.name: send(attempt) for attempt in webhook.attempts(secret, sent, now)}
     if webhook.refused(answers[webhook.VALID]):
         answers.update({attempt.name: send(attempt) for attempt in webhook.diagnosis(secret, sent, now)})
     by = f"asked through the edge as a tester of {params['slot']}" if params["tester_secret"] else f"asked at {url}"
-    return webhook.judge(f"{url.rstrip('/')}{endpoint.path}", endpoint.secret_var, answers, by)
+    return [webhook.judge(name, endpoint.secret_var, answers, by)]
 
 
 def _another(params: dict[str, Any], base: Probe, url: str) -> str:

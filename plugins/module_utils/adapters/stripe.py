@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import web
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.together import side_by_side
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.together import together
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Answer, Probe
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import Secret
@@ -50,7 +50,9 @@ def ask(base: str, questions: Mapping[str, str], key: Secret, context: str, *, d
         headers.update({"Authorization": f"Bearer {key.reveal()}", "Stripe-Version": API_VERSION, **({"Stripe-Context": context} if context else {})})
     end = time.monotonic() + deadline
     calls = {name: partial(_read, base, path, headers, end, timeout) for name, path in questions.items()}
-    return side_by_side(calls, deadline + _SPARE, lambda name: Reply(0, error=f"no answer within {deadline:g} s"))
+    came = together(calls, end + _SPARE)
+    late = Reply(0, error=f"no answer within {deadline:g} s")
+    return {name: reply if isinstance(reply, Reply) else late for name, reply in came.items()}
 
 
 def _read(base: str, path: str, headers: Mapping[str, str], end: float, timeout: float) -> Reply:

@@ -13,8 +13,9 @@ from typing import Any, Optional
 from urllib.parse import urlencode, urlsplit
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_rules import LIVE, warning
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, FAIL, INCONCLUSIVE, PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import failed, passed, unknown, warned
+from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_keys import LIVE
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, Gate
 
 TRIES = 4
 GRACE_SECONDS = 300  # an event so young may still be under way
@@ -147,7 +148,7 @@ def judge(replies: Mapping[str, Reply], wanted: Wanted, now: int, key_account: s
     if any(reply.status == 401 for name, reply in replies.items() if name != "redirect"):
         sentence = f"Stripe does not know the key in {wanted.secret_var} (401): it was rolled or deleted, or is cut off"
         remedy = f"Make a key in the dashboard (Developers: API keys) and put it into {wanted.secret_var}."
-        found = [Gate("stripe key", FAIL, sentence, value=401, limit=200, remedy=remedy)]
+        found = [failed("stripe key", sentence, remedy, value=401, limit=200)]
     else:
         found = [
             _unanswered(replies["balance"], "stripe key", "Balance: read") or _key(replies["balance"].data, wanted),
@@ -165,13 +166,11 @@ def _unanswered(reply: Reply, name: str, needs: str) -> Optional[Gate]:
     if reply.status == 403:
         said = _PERMISSION.search(_message(reply))
         sentence = f"it cannot be checked: the key may not read it, and needs {said.group(1) if said else needs} (403)"
-        return warning(name, sentence, f"Give the restricted key the permission {needs}, or look in the dashboard.")
+        return warned(name, sentence, f"Give the restricted key the permission {needs}, or look in the dashboard.")
     if reply.status in (0, 429) or reply.status >= 500:
         why = reply.error or {429: "too many requests (429)"}.get(reply.status, f"Stripe answers with status {reply.status}")
         remedy = "Run preflight again; https://status.stripe.com tells whether Stripe has trouble. The app host must reach the API."
-        return Gate(
-            name, INCONCLUSIVE, f"it cannot be told: {why}, asked {reply.tries} times", value=reply.status, limit=200, sample=reply.tries, remedy=remedy
-        )
+        return unknown(name, f"it cannot be told: {why}, asked {reply.tries} times", remedy, value=reply.status, limit=200, sample=reply.tries)
     why = "an answer that is no JSON" if reply.status == 200 else f"status {reply.status}"
     return Gate(name, ERROR, f"it could not be found out: {why}", value=reply.status, limit=200, remedy="Check preflight_stripe_api_base; is it Stripe's API?")
 
@@ -190,8 +189,8 @@ def _key(balance: Mapping[str, Any], wanted: Wanted) -> Gate:
     mode = "live" if balance["livemode"] else "test"
     if mode != wanted.mode:
         remedy = f"Put a key of {wanted.mode} mode into {wanted.secret_var}."
-        return Gate("stripe key", FAIL, f"Stripe says the key in {wanted.secret_var} is of {mode} mode", value=mode, limit=wanted.mode, remedy=remedy)
-    return Gate("stripe key", PASS, f"Stripe takes the key in {wanted.secret_var}, and it is of {mode} mode", value=mode, limit=wanted.mode)
+        return failed("stripe key", f"Stripe says the key in {wanted.secret_var} is of {mode} mode", remedy, value=mode, limit=wanted.mode)
+    return passed("stripe key", f"Stripe takes the key in {wanted.secret_var}, and it is of {mode} mode", value=mode, limit=wanted.mode)
 
 
 def _account(reply: Reply, wanted: Wanted, key_account: str) -> Iterator[Gate]:
@@ -201,7 +200,7 @@ def _account(reply: Reply, wanted: Wanted, key_account: str) -> Iterator[Gate]:
     expected = wanted.account or key_account
     if found and expected and found != expected:
         sentence = f"the key in {wanted.secret_var} is of {found}, not of {expected}"
-        yield Gate("stripe account", FAIL, sentence, value=found, limit=expected, remedy=f"Put a key of {expected} there, or correct preflight_stripe_account.")
+        yield failed("stripe account", sentence, f"Put a key of {expected} there, or correct preflight_stripe_account.", value=found, limit=expected)
         return
     silent = _unanswered(reply, "stripe account", "Accounts: read")
     if silent:
@@ -209,12 +208,12 @@ def _account(reply: Reply, wanted: Wanted, key_account: str) -> Iterator[Gate]:
         return
     wrong = list(_unready(reply.data))
     if not wrong:
-        yield Gate("stripe account", PASS, f"{found} may charge and pay out, and nothing is asked of it", value=found, limit=expected)
+        yield passed("stripe account", f"{found} may charge and pay out, and nothing is asked of it", value=found, limit=expected)
     elif wanted.mode == LIVE:
         remedy = "Open the account's settings in the dashboard; it lists what is asked for, and until when."
-        yield Gate("stripe account", FAIL, f"{found}: {'; '.join(wrong)}", value=len(wrong), limit=0, remedy=remedy)
+        yield failed("stripe account", f"{found}: {'; '.join(wrong)}", remedy, value=len(wrong), limit=0)
     else:
-        yield warning("stripe account", f"{found}: {'; '.join(wrong)}; test mode works without", "Do this before the account is to take real money.")
+        yield warned("stripe account", f"{found}: {'; '.join(wrong)}; test mode works without", "Do this before the account is to take real money.")
 
 
 def _unready(account: Mapping[str, Any]) -> Iterator[str]:
@@ -262,14 +261,14 @@ def _endpoints(reply: Reply, wanted: Wanted) -> Iterator[Gate]:
             remedy = (
                 "Correct the endpoint in the dashboard (Developers: Webhooks). A new one has a new signing secret: put it into " + endpoint.secret_var + "."
             )
-            yield Gate(name, FAIL, "; ".join(wrong), value=len(wrong), limit=0, sample=len(_rows(reply)), remedy=remedy)
+            yield failed(name, "; ".join(wrong), remedy, value=len(wrong), limit=0, sample=len(_rows(reply)))
             continue
         chosen = set(same[0].get("enabled_events") or ())
-        yield Gate(name, PASS, f"Stripe sends {_events(endpoint.events)} to {url}", value=0, limit=0, sample=len(_rows(reply)))
+        yield passed(name, f"Stripe sends {_events(endpoint.events)} to {url}", value=0, limit=0, sample=len(_rows(reply)))
         lacking = [event for event in ADVISED if not _taken(event, chosen)]
         if lacking:
             advice = f"{url} is not told of {', '.join(lacking)}"
-            yield warning(f"{name} events", advice, "Add these events, unless something else handles money that goes back.")
+            yield warned(f"{name} events", advice, "Add these events, unless something else handles money that goes back.")
 
 
 def _events(events: tuple[str, ...]) -> str:
@@ -317,12 +316,10 @@ def _deliveries(replies: Mapping[str, Reply], wanted: Wanted, now: int) -> Gate:
     more = " or more" if reply.data.get("has_more") else ""
     count = len(open_events)
     if count <= limit and not more:
-        return Gate("stripe deliveries", PASS, f"{count} events wait for their delivery", value=count, limit=limit, sample=len(_rows(reply)))
+        return passed("stripe deliveries", f"{count} events wait for their delivery", value=count, limit=limit, sample=len(_rows(reply)))
     if count <= limit:
         sentence = f"more events are undelivered than one answer holds ({PAGE}); {count} of these are the app's"
-        return Gate(
-            "stripe deliveries", INCONCLUSIVE, sentence, value=count, limit=limit, remedy="Look at the deliveries in the dashboard (Developers: Webhooks)."
-        )
+        return unknown("stripe deliveries", sentence, "Look at the deliveries in the dashboard (Developers: Webhooks).", value=count, limit=limit)
     kinds = ", ".join(sorted({str(row.get("type")) for row in open_events}))
     oldest = max(now - int(row.get("created", now)) for row in open_events)
     sentence = f"{count}{more} events were not delivered, the oldest {oldest // 60} minutes ago: {kinds}"
@@ -330,9 +327,9 @@ def _deliveries(replies: Mapping[str, Reply], wanted: Wanted, now: int) -> Gate:
     others = [row for row in _rows(replies["endpoints"]) if row.get("status") == "enabled" and _plain(str(row.get("url", ""))) not in mine]
     if others or not mine:
         why = f"{sentence}; {len(others)} other endpoints of the account may be the ones that fail"
-        return warning("stripe deliveries", why, "Look at the deliveries of this app's endpoint in the dashboard.")
+        return warned("stripe deliveries", why, "Look at the deliveries of this app's endpoint in the dashboard.")
     remedy = "See in the dashboard what the app answered; 400 mostly means another signing secret. Send them again afterwards."
-    return Gate("stripe deliveries", FAIL, sentence, value=count, limit=limit, sample=len(_rows(reply)), remedy=remedy)
+    return failed("stripe deliveries", sentence, remedy, value=count, limit=limit, sample=len(_rows(reply)))
 
 
 def _redirect(reply: Reply, wanted: Wanted) -> Gate:
@@ -342,11 +339,11 @@ def _redirect(reply: Reply, wanted: Wanted) -> Gate:
     code = code.get("code") or code.get("type") if isinstance(code, Mapping) else code
     if code == "invalid_redirect_uri":
         remedy = "Add it in the dashboard (Connect: settings: OAuth), in this mode."
-        return Gate(name, FAIL, f"Connect refuses the redirect address {url}: it is not registered", value=str(code), remedy=remedy)
+        return failed(name, f"Connect refuses the redirect address {url}: it is not registered", remedy, value=str(code))
     if code in ("invalid_client", "invalid_client_id", "unauthorized_client"):
         remedy = "Take the client id of this mode from the dashboard (Connect: settings)."
-        return Gate(name, FAIL, "Connect does not know the client id", value=str(code), remedy=remedy)
+        return failed(name, "Connect does not know the client id", remedy, value=str(code))
     said = reply.error or (f"it answers {json.dumps(code)}" if isinstance(code, str) else f"it answers with status {reply.status}")
-    return warning(
+    return warned(
         name, f"Connect does not refuse {url}, which proves nothing: {said}", "Look in the dashboard (Connect: settings: OAuth) whether it is registered."
     )

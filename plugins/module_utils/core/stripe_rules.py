@@ -7,48 +7,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Optional
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import failed, passed, unknown, warned
+from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_keys import (
+    ACCOUNT,
+    CLIENT_ID,
+    LIVE,
+    ORGANISATION,
+    PRICE,
+    PUBLISHABLE,
+    RESTRICTED,
+    SECRET,
+    WEBHOOK,
+    WORDS,
+    Key,
+    read,
+)
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
 
-LIVE, TEST = "live", "test"
-SECRET, RESTRICTED, ORGANISATION, PUBLISHABLE, WEBHOOK, CLIENT = (
-    "secret key",
-    "restricted key",
-    "organisation key",
-    "publishable key",
-    "webhook signing secret",
-    "Connect client id",
-)
-_KEY = re.compile(r"(?P<kind>[srp]k)_(?P<organisation>org_)?(?P<mode>live|test)_(?P<body>[A-Za-z0-9]{10,247})")
-_OTHERS = (
-    (WEBHOOK, re.compile(r"whsec_[A-Za-z0-9+/=_-]{10,}")),
-    (CLIENT, re.compile(r"ca_[A-Za-z0-9]{10,}")),
-    ("account id", re.compile(r"acct_[A-Za-z0-9]{10,}")),
-    ("price id", re.compile(r"price_[A-Za-z0-9]{10,}")),
-)
-_KINDS = {"sk": SECRET, "rk": RESTRICTED, "pk": PUBLISHABLE}
-_LOOKS = {SECRET: "sk_{mode}_...", PUBLISHABLE: "pk_{mode}_...", WEBHOOK: "whsec_...", CLIENT: "ca_..."}
-# Newer keys, about a hundred characters long, begin their body with 51 and what the account's id holds behind acct_1. Undocumented, so what does not
-# look like that tells nothing; a short old key may begin with 51 by chance.
-_EMBEDDED = re.compile(r"51(?P<account>[A-Za-z0-9]{15})[A-Za-z0-9]{40,}")
-# The ids of prices carry the last ten characters of the account's id; undocumented as well.
-_PRICE = re.compile(r"\bprice_[0-9][A-Za-z0-9]{5}(?P<account>[A-Za-z0-9]{10})[A-Za-z0-9]{8}\b")
+_LOOKS = {
+    SECRET: "a secret key, sk_{mode}_...",
+    PUBLISHABLE: "a publishable key, pk_{mode}_...",
+    WEBHOOK: "a webhook's signing secret, whsec_...",
+    CLIENT_ID: "a Connect client id, ca_...",
+}
+_SERVER = (SECRET, RESTRICTED, ORGANISATION)
+# The account is told by the newer keys alone, about a hundred characters long; an old one may begin its body with 51 by chance.
+_NEWER = 60
+_PRICES = re.compile(r"\bprice_[A-Za-z0-9]{14,64}\b")
 _PUBLIC = ("NEXT_PUBLIC_", "VITE_", "REACT_APP_", "NUXT_PUBLIC_", "GATSBY_", "EXPO_PUBLIC_", "PUBLIC_")
-
-
-@dataclass(frozen=True)
-class Key:
-    """What the text of a key tells.
-
-    :param kind: one of the words of this file.
-    :param mode: live or test; empty where the text does not tell.
-    :param account: id of its account; empty where the text does not tell.
-    """
-
-    kind: str
-    mode: str = ""
-    account: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,19 +54,10 @@ class Names:
     client: str = ""
 
 
-def warning(name: str, sentence: str, remedy: str) -> Gate:
-    """Return a gate that lets a release pass and says what a person should look at."""
-    return Gate(name, PASS, f"warning: {sentence}", value="warn", remedy=remedy)
-
-
-def read_key(value: str) -> Key:
-    """Return what a value is; its kind is empty when it is nothing of Stripe's."""
-    found = _KEY.fullmatch(value)
-    if not found:
-        return Key(next((kind for kind, shape in _OTHERS if shape.fullmatch(value)), ""))
-    embedded = _EMBEDDED.fullmatch(found.group("body"))
-    kind = ORGANISATION if found.group("organisation") else _KINDS[found.group("kind")]
-    return Key(kind, found.group("mode"), f"acct_1{embedded.group('account')}" if embedded and kind != ORGANISATION else "")
+def read_key(value: str) -> Optional[Key]:
+    """Return what a value is of Stripe's, without an account where the key is too short to be sure of it."""
+    key = read(value)
+    return replace(key, account="") if key and key.what in (*_SERVER, PUBLISHABLE) and len(value) < _NEWER else key
 
 
 def check(values: Mapping[str, str], names: Names, mode: str, account: str = "") -> list[Gate]:
@@ -89,7 +69,7 @@ def check(values: Mapping[str, str], names: Names, mode: str, account: str = "")
     """
     # Quotes and spaces are a finding of their own; what stands between them is judged all the same.
     cleaned = {name: value.strip(" \t\r\n\ufeff\"'`") for name, value in values.items()}
-    keys = {name: key for name, key in ((name, read_key(value)) for name, value in cleaned.items()) if key.kind}
+    keys = {name: key for name, key in ((name, read_key(value)) for name, value in cleaned.items()) if key}
     return [
         _variables(values, cleaned, keys, names, mode),
         _modes(keys, mode),
@@ -102,9 +82,9 @@ def _variables(values: Mapping[str, str], cleaned: Mapping[str, str], keys: Mapp
     wrong = [f"{name} has quotes, spaces or a line break around what it holds" for name in keys if values[name] != cleaned[name]]
     wrong += list(_slots(cleaned, keys, names, mode))
     wrong += [
-        f"{name} holds a {key.kind}, and what begins with {_prefix(name)} is built into pages for everybody"
+        f"{name} holds {WORDS[key.what]}, and what begins with {_prefix(name)} is built into pages for everybody"
         for name, key in keys.items()
-        if _prefix(name) and key.kind not in (PUBLISHABLE, CLIENT, "account id", "price id")
+        if _prefix(name) and key.what not in (PUBLISHABLE, CLIENT_ID, ACCOUNT, PRICE)
     ]
     shared = [name for name in names.webhooks if cleaned.get(name) and sum(cleaned.get(name) == cleaned.get(other) for other in names.webhooks) > 1]
     if shared:
@@ -112,8 +92,8 @@ def _variables(values: Mapping[str, str], cleaned: Mapping[str, str], keys: Mapp
     count = len(keys)
     if wrong:
         remedy = "Copy each from the dashboard again (Developers: API keys, Webhooks), without quotes, into the variable it belongs to."
-        return Gate("stripe variables", FAIL, "; ".join(dict.fromkeys(wrong)), value=len(wrong), limit=0, sample=count, remedy=remedy)
-    return Gate("stripe variables", PASS, f"{count} variables hold what they should of Stripe's", value=0, limit=0, sample=count)
+        return failed("stripe variables", "; ".join(dict.fromkeys(wrong)), remedy, value=len(wrong), limit=0, sample=count)
+    return passed("stripe variables", f"{count} variables hold what they should of Stripe's", value=0, limit=0, sample=count)
 
 
 def _prefix(name: str) -> str:
@@ -126,31 +106,31 @@ def _slots(cleaned: Mapping[str, str], keys: Mapping[str, Key], names: Names, mo
         (names.secret, SECRET),
         *((name, PUBLISHABLE) for name in names.publishable),
         *((name, WEBHOOK) for name in names.webhooks),
-        (names.client, CLIENT),
+        (names.client, CLIENT_ID),
     ]
     for name, kind in wanted:
         if not name or (kind == PUBLISHABLE and not cleaned.get(name)):
             continue
-        found, looks = keys.get(name, Key("")).kind, _LOOKS[kind].format(mode=mode)
+        found, looks = keys.get(name), _LOOKS[kind].format(mode=mode)
         if not cleaned.get(name):
-            yield f"{name} is missing; it must hold a {kind}, {looks}"
-        elif found != kind and not (kind == SECRET and found in (RESTRICTED, ORGANISATION)):
-            held = f"a {found}" if found else f"{len(cleaned[name])} characters that are nothing of Stripe's"
-            yield f"{name} holds {held}; it must hold a {kind}, {looks}"
+            yield f"{name} is missing; it must hold {looks}"
+        elif not found or found.what not in (_SERVER if kind == SECRET else (kind,)):
+            held = WORDS[found.what] if found else f"{len(cleaned[name])} characters that are nothing of Stripe's"
+            yield f"{name} holds {held}; it must hold {looks}"
     if names.publishable and not any(cleaned.get(name) for name in names.publishable):
         yield f"none of {', '.join(names.publishable)} is set; pages need a publishable key, pk_{mode}_..."
 
 
 def _modes(keys: Mapping[str, Key], mode: str) -> Gate:
     told = {name: key for name, key in keys.items() if key.mode}
-    wrong = [f"{name} holds a {key.kind} of {key.mode} mode" for name, key in told.items() if key.mode != mode]
+    wrong = [f"{name} holds {WORDS[key.what]} of {key.mode} mode" for name, key in told.items() if key.mode != mode]
     if wrong:
         costs = "no payment would be real" if mode == LIVE else "tests would move real money"
         remedy = f"Put the keys of {mode} mode there, or set preflight_stripe_mode to what this environment is for."
-        return Gate("stripe mode", FAIL, f"{'; '.join(wrong)}: {costs}", value=len(wrong), limit=0, sample=len(told), remedy=remedy)
+        return failed("stripe mode", f"{'; '.join(wrong)}: {costs}", remedy, value=len(wrong), limit=0, sample=len(told))
     if not told:
-        return Gate("stripe mode", INCONCLUSIVE, "no variable holds a key that tells its mode", limit=mode, sample=0, remedy="Set the variables first.")
-    return Gate("stripe mode", PASS, f"the keys of {', '.join(told)} are of {mode} mode", value=mode, limit=mode, sample=len(told))
+        return unknown("stripe mode", "no variable holds a key that tells its mode", "Set the variables first.", limit=mode, sample=0)
+    return passed("stripe mode", f"the keys of {', '.join(told)} are of {mode} mode", value=mode, limit=mode, sample=len(told))
 
 
 def _accounts(keys: Mapping[str, Key], account: str) -> Gate:
@@ -160,25 +140,23 @@ def _accounts(keys: Mapping[str, Key], account: str) -> Gate:
     if strangers:
         first = f"they must be of {account}" if account else f"{next(iter(told))} is of {expected}"
         remedy = "Take all keys from one account; pages and server would otherwise not know each other's payments."
-        return Gate(
-            "stripe one account", FAIL, f"the keys are of several accounts: {first}, {', '.join(strangers)}", limit=expected, sample=len(told), remedy=remedy
-        )
+        sentence = f"the keys are of several accounts: {first}, {', '.join(strangers)}"
+        return failed("stripe one account", sentence, remedy, limit=expected, sample=len(told))
     if len(told) < (1 if account else 2):
-        return warning(
-            "stripe one account", "the text of these keys does not tell whether they are of one account", "Compare the account ids in the dashboard."
-        )
-    return Gate("stripe one account", PASS, f"the keys of {', '.join(told)} are of {expected}", value=expected, limit=expected, sample=len(told))
+        return warned("stripe one account", "the text of these keys does not tell whether they are of one account", "Compare the account ids in the dashboard.")
+    return passed("stripe one account", f"the keys of {', '.join(told)} are of {expected}", value=expected, limit=expected, sample=len(told))
 
 
 def _prices(cleaned: Mapping[str, str], keys: Mapping[str, Key], account: str) -> Iterator[Gate]:
     """Yield a warning for the prices of another account: the rule behind it is observed, not documented."""
     expected = account or next((key.account for key in keys.values() if key.account), "")
-    seen = [(name, found.group("account")) for name, value in cleaned.items() for found in _PRICE.finditer(value)]
+    prices = [(name, read(text)) for name, value in cleaned.items() for text in _PRICES.findall(value)]
+    seen = [(name, price.account_tail) for name, price in prices if price and price.account_tail]
     if not expected or not seen:
         return
     strangers = sorted({name for name, found in seen if found != expected[-10:]})
     if strangers:
         sentence = f"{', '.join(strangers)} {'names a price' if len(strangers) == 1 else 'name prices'} that seem to be of another account than {expected}"
-        yield warning("stripe prices", sentence, "Open the price in the dashboard of that account; a checkout with a foreign price fails.")
+        yield warned("stripe prices", sentence, "Open the price in the dashboard of that account; a checkout with a foreign price fails.")
     else:
-        yield Gate("stripe prices", PASS, f"{len(seen)} price ids are of {expected}", value=len(seen), sample=len(seen))
+        yield passed("stripe prices", f"{len(seen)} price ids are of {expected}", value=len(seen), sample=len(seen))

@@ -101,9 +101,10 @@ def refused(answer: Answer) -> bool:
     return 400 <= answer.status < 500 and answer.status not in (404, 405, 408, 413, 415, 429)
 
 
-def judge(url: str, secret_var: str, answers: Mapping[str, Answer], by: str) -> Gate:
+def judge(name: str, secret_var: str, answers: Mapping[str, Answer], by: str) -> Gate:
     """Return the gate of one webhook at one address.
 
+    :param name: of the gate.
     :param answers: by the names of the attempts; those of ``diagnosis`` only where the valid event was refused.
     :param by: how the requests came to the app, in words.
     """
@@ -111,7 +112,6 @@ def judge(url: str, secret_var: str, answers: Mapping[str, Answer], by: str) -> 
     if findings[0][0] == PASS or refused(answers[VALID]):
         findings += [_negative(name, answers[name]) for name in _WORDS]
     verdict = worst(verdict for verdict, _sentence, _remedy in findings)
-    name = f"webhook {url}"
     if verdict == PASS:
         sentence = f"the app takes what is signed with {secret_var} and refuses what is {', '.join(_WORDS.values())}; {by}"
         return Gate(name, PASS, sentence, value=len(answers), limit=len(answers), sample=len(answers))
