@@ -137,6 +137,10 @@ def run(params: dict[str, Any]) -> list[Gate]:
     endpoints = stripe_account.endpoints_from(params["webhooks"])
     if (endpoints or params["redirect_path"]) and not params["public_url"]:
         raise SluiceError("public_url is missing; webhooks and redirect_path are paths of it.", "Example: public_url: https://wallet.example.org")
+    for name in ("secret_var", "client_id_var"):
+        stripe_account.check_name(name, params[name])
+    for name in params["publishable_vars"]:
+        stripe_account.check_name("publishable_vars", name)
     for name in ("api_base", "connect_base"):
         stripe.check_base(params[name], name)
     text = read_text(params["env_file"])

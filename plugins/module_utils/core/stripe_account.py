@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import failed, passed, unknown, warned
-from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_keys import LIVE
+from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_keys import LIVE, looks_like
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, Gate
 
 TRIES = 4
@@ -89,6 +89,8 @@ def endpoints_from(given: Any) -> tuple[Endpoint, ...]:
     known, found = ("path", "events", "api_version", "secret_var"), []
     example = "Example: {path: /api/wallet/webhook, secret_var: STRIPE_WEBHOOK_SECRET, events: [payment_intent.succeeded]}"
     for number, data in enumerate(given):
+        if not isinstance(data, Mapping):
+            raise SluiceError(f"webhooks[{number}] must be a mapping.", example)
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise SluiceError(f"webhooks[{number}] has the unknown key {unknown[0]}; allowed are {', '.join(known)}.", example)
@@ -96,8 +98,7 @@ def endpoints_from(given: Any) -> tuple[Endpoint, ...]:
             raise SluiceError(f"webhooks[{number}]: path must begin with /.", example)
         if not isinstance(data.get("events", []), list):
             raise SluiceError(f"webhooks[{number}]: events must be a list of event types.", example)
-        if not isinstance(data.get("secret_var", ""), str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", data.get("secret_var", "S")):
-            raise SluiceError(f"webhooks[{number}]: secret_var must be the name of a variable, never its value.", example)
+        check_name(f"webhooks[{number}]: secret_var", data.get("secret_var"))
         found.append(
             Endpoint(
                 data["path"],
@@ -107,6 +108,15 @@ def endpoints_from(given: Any) -> tuple[Endpoint, ...]:
             )
         )
     return tuple(found)
+
+
+def check_name(option: str, name: Any) -> None:
+    """Refuse what is no name of a variable, above all a secret given in the place of its name.
+
+    :raises SluiceError: the message does not show it.
+    """
+    if name and (not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or looks_like(name)):
+        raise SluiceError(f"{option} must be the name of a variable, never its value.", "Example: STRIPE_WEBHOOK_SECRET")
 
 
 def questions(now: int, hours: float) -> dict[str, str]:
