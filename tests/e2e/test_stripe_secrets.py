@@ -32,7 +32,7 @@ PLAYBOOK = """
     - name: Fail when a gate did not pass
       ansible.builtin.assert:
         that: (__preflight_stripe.gates + __preflight_webhook.gates) | rejectattr('severity', 'defined') | rejectattr('verdict', 'eq', 'pass') | list == []
-        fail_msg: "{{ __preflight_stripe.gates + __preflight_webhook.gates }}"
+        fail_msg: "{{ (__preflight_stripe.gates + __preflight_webhook.gates) | to_json }}"
 """
 
 
@@ -90,33 +90,23 @@ def test_no_secret_of_stripe_reaches_any_output(tmp_path: Path) -> None:
             rc, passing = play(tmp_path / "good", shop, good)
             assert rc == 0, json.dumps([result.get("gates") for result in passing.values()])
             assert {gate["verdict"] for gate in passing["Prove the webhook of the idle slot"]["gates"]} == {"pass"}
-            rolled = stripe.keys.copy()
+            # A key that is not known, a secret where everybody can read it, an app that takes everything.
             stripe.keys.clear()
-            rc, failing = play(tmp_path / "rolled", shop, wide)
-            assert rc != 0
-            assert "(401)" in json.dumps(failing["Judge Stripe"]["gates"])
-            assert "it verifies nothing" in json.dumps(failing["Prove the webhook of the idle slot"]["gates"])
-            stripe.keys.update(rolled)
-            # Each in the other's place, a secret in a public variable, and trouble in the middle of it.
-            held = shop.values
-            shop.values = {
-                **held,
-                "STRIPE_SECRET_KEY": held["STRIPE_WEBHOOK_SECRET"],
-                "STRIPE_WEBHOOK_SECRET": held["STRIPE_SECRET_KEY"],
-                "VITE_KEY": held["STRIPE_SECRET_KEY"],
-            }
+            shop.values["VITE_KEY"] = shop.values["STRIPE_SECRET_KEY"]
             shop.judge()
-            rc, swapped = play(tmp_path / "swapped", shop, good)
+            rc, failing = play(tmp_path / "failing", shop, wide)
             assert rc != 0
-            assert "VITE_KEY holds a secret key" in json.dumps(swapped["Judge Stripe"]["gates"])
-            # A file that cannot be read at all is a failure of the module itself.
+            told = json.dumps([failing[task]["gates"] for task in ("Judge Stripe", "Prove the webhook of the idle slot")])
+            for said in ("(401)", "VITE_KEY holds a secret key", "it verifies nothing"):
+                assert said in told
+            # A file that cannot be read is a failure of the module itself.
             with shop.path.open("a", encoding="utf-8") as file:
-                file.write(f"BROKEN='{held['STRIPE_SECRET_KEY']}\n")
+                file.write(f"BROKEN='{shop.values['STRIPE_SECRET_KEY']}\n")
             rc, broken = play(tmp_path / "broken", shop, good)
             assert rc != 0
             assert "that is never closed" in broken["Judge Stripe"]["msg"]
     assert watch.looks > 50
     assert not watch.found
     places = [path for path in tmp_path.rglob("*") if path.is_file() and path != shop.path and not path.name.endswith(".inventory.json")]
-    assert len(places) > 20
+    assert len(places) > 15
     assert [str(path) for path in places if any(secret in path.read_bytes() for secret in secrets)] == []

