@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.sluice.deploy.plugins.module_utils.core import states
+from ansible_collections.sluice.deploy.plugins.module_utils.core import gate_table, states
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # A longer default is better read where it is written.
@@ -19,7 +19,14 @@ _WIDEST = 60
 def pages() -> dict[Path, str]:
     """Return the text of every page that is made, by its path in the checkout."""
     roles = sorted(path.parents[1] for path in CHECKOUT.glob("roles/*/meta/argument_specs.yml"))
-    return {Path("docs/states.md"): states.as_markdown(), **{role.relative_to(CHECKOUT) / "README.md": _role(role) for role in roles}}
+    made = {Path("docs/states.md"): states.as_markdown(), Path("docs/preflight.md"): _between("docs/preflight.md", "gates", gate_table.as_markdown())}
+    return {**made, **{role.relative_to(CHECKOUT) / "README.md": _role(role) for role in roles}}
+
+
+def _between(name: str, mark: str, text: str) -> str:
+    """Return a page with what stands between two marks made anew."""
+    before, _mark, rest = (CHECKOUT / name).read_text(encoding="utf-8").partition(f"<!-- {mark} -->")
+    return f"{before}<!-- {mark} -->\n\n{text}\n<!-- /{mark} -->{rest.partition(f'<!-- /{mark} -->')[2]}"
 
 
 def _role(role: Path) -> str:

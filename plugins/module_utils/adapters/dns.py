@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.dns_rules import BROKEN, NODATA, NXDOMAIN, OK, REFUSED, SERVFAIL, TIMEOUT, Found
@@ -74,30 +75,35 @@ def ask(name: str, kind: str, server: str, timeout: float, recursive: bool = Tru
     if not recursive:
         query.flags &= ~dns.flags.RD
     for attempt in range(_TRIES):
-        try:
-            left = max(0.05, (end - time.monotonic()) / (_TRIES - attempt))
-            answer, _tcp = dns.query.udp_with_fallback(query, host, timeout=left, port=port)
-            return _read(dns, answer, Found(server, name, kind, OK))
-        except dns.exception.Timeout:
-            continue
-        except OSError:
-            return Found(server, name, kind, REFUSED)
-        except (dns.exception.DNSException, ValueError):
-            return Found(server, name, kind, BROKEN)
-    return Found(server, name, kind, TIMEOUT)
+        left = max(0.05, (end - time.monotonic()) / (_TRIES - attempt))
+        found = _try(dns, query, (host, port), left, Found(server, name, kind, TIMEOUT))
+        if found.status != TIMEOUT:
+            break
+    return found
+
+
+def _try(dns: Any, query: Any, place: tuple[str, int], timeout: float, asked: Found) -> Found:
+    try:
+        answer, _tcp = dns.query.udp_with_fallback(query, place[0], timeout=timeout, port=place[1])
+        return _read(dns, answer, asked)
+    except dns.exception.Timeout:
+        return asked
+    except OSError:
+        return replace(asked, status=REFUSED)
+    except (dns.exception.DNSException, ValueError):
+        return replace(asked, status=BROKEN)
 
 
 def _read(dns: Any, answer: Any, asked: Found) -> Found:
     codes = {dns.rcode.NXDOMAIN: NXDOMAIN, dns.rcode.SERVFAIL: SERVFAIL, dns.rcode.REFUSED: REFUSED}
     authoritative = bool(answer.flags & dns.flags.AA)
     if answer.rcode() != dns.rcode.NOERROR:
-        return Found(asked.server, asked.name, asked.kind, codes.get(answer.rcode(), BROKEN), authoritative=authoritative)
+        return replace(asked, status=codes.get(answer.rcode(), BROKEN), authoritative=authoritative)
     wanted = dns.rdatatype.from_text(asked.kind)
     values = [_text(asked.kind, record) for records in answer.answer if records.rdtype == wanted for record in records]
     # What leads to the records, a CNAME, is kept for a time of its own; a change is seen everywhere when the longest is over.
     ttls = [records.ttl for records in answer.answer]
-    status = OK if values else NODATA
-    return Found(asked.server, asked.name, asked.kind, status, tuple(values), max(ttls, default=0), authoritative)
+    return replace(asked, status=OK if values else NODATA, values=tuple(values), ttl=max(ttls, default=0), authoritative=authoritative)
 
 
 def _text(kind: str, record: Any) -> str:

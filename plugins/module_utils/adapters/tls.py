@@ -10,6 +10,7 @@ import hashlib
 import re
 import socket
 import ssl
+from datetime import timezone
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
@@ -62,7 +63,7 @@ def shown(host: str, address: tuple[str, int], timeout: float) -> list[bytes]:
     line = _shake(_open_context(), host, address, timeout)
     try:
         # Public from Python 3.13 on; before, the object below it has the same call.
-        holder = line if hasattr(line, "get_unverified_chain") else getattr(line, "_sslobj", None)
+        holder: Any = line if hasattr(line, "get_unverified_chain") else getattr(line, "_sslobj", None)
         if hasattr(holder, "get_unverified_chain"):
             return [_der(each) for each in holder.get_unverified_chain() or ()]
         own = line.getpeercert(binary_form=True)
@@ -134,8 +135,14 @@ def _certificate(der: bytes) -> Certificate:
         names = (*alternative.get_values_for_type(x509.DNSName), *map(str, alternative.get_values_for_type(x509.IPAddress)))
     except x509.ExtensionNotFound:
         names = ()
-    begins, ends = read.not_valid_before_utc.timestamp(), read.not_valid_after_utc.timestamp()
-    return Certificate(read.subject.rfc4514_string(), read.issuer.rfc4514_string(), names, begins, ends, fingerprint(der))
+    dates = (_seconds(read, "not_valid_before"), _seconds(read, "not_valid_after"))
+    return Certificate(read.subject.rfc4514_string(), read.issuer.rfc4514_string(), names, *dates, fingerprint(der))
+
+
+def _seconds(read: Any, name: str) -> float:
+    # Before version 42 a date knew no time zone, and was always UTC.
+    date = getattr(read, f"{name}_utc", None) or getattr(read, name).replace(tzinfo=timezone.utc)
+    return float(date.timestamp())
 
 
 def fingerprint(der: bytes) -> str:

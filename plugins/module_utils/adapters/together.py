@@ -17,8 +17,11 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import 
 T = TypeVar("T")
 
 
-def together(jobs: Mapping[str, Callable[[], T]], end: float) -> dict[str, T | Exception | None]:
-    """Run all jobs at once and return what each returned or raised; None for one that was not done by ``end`` (``time.monotonic()``)."""
+def together(jobs: Mapping[str, Callable[[], T]], end: float, here: str = "") -> dict[str, T | Exception | None]:
+    """Run all jobs at once and return what each returned or raised; None for one that was not done by ``end`` (``time.monotonic()``).
+
+    :param here: the job that runs in the caller's own thread, because it handles signals; it keeps the end by itself.
+    """
     done: dict[str, Any] = dict.fromkeys(jobs)
 
     def work(name: str) -> None:
@@ -28,17 +31,19 @@ def together(jobs: Mapping[str, Callable[[], T]], end: float) -> dict[str, T | E
             done[name] = error
 
     # Daemons: a job that hangs must not hold the module up at its end.
-    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in jobs]
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in jobs if name != here]
     for thread in threads:
         thread.start()
+    if here:
+        work(here)
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     return dict(done)
 
 
-def judged(jobs: Mapping[str, Callable[[], list[Gate]]], end: float) -> list[Gate]:
+def judged(jobs: Mapping[str, Callable[[], list[Gate]]], end: float, here: str = "") -> list[Gate]:
     """Run gates side by side and return all their verdicts in the order of the jobs; one that broke or came too late is a verdict of its own."""
-    return [gate for name, came in together(jobs, end).items() for gate in verdicts_of(name, came)]
+    return [gate for name, came in together(jobs, end, here).items() for gate in verdicts_of(name, came)]
 
 
 def verdicts_of(name: str, came: list[Gate] | Exception | None) -> list[Gate]:

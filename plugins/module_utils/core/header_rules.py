@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import comma, plural, told, unknown, warned
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Answer
@@ -200,23 +199,26 @@ def foreign_origins(host: str) -> tuple[str, ...]:
 
 def judge_cors(crossings: Sequence[Crossing], allowed: Sequence[str]) -> Gate:
     """Return whether only known origins are let in (S1-011, S2-021, S4-015)."""
-    wrong, unsure = [], []
+    # One complaint for all origins it is true of: a pattern lets many in.
+    wrong: dict[str, list[str]] = {}
+    unsure: dict[str, list[str]] = {}
     for crossing in crossings:
-        place = f"{crossing.method} {crossing.path} from {crossing.origin}"
-        if crossing.answer.error or crossing.answer.status >= 500:
-            unsure.append(f"{place}: {crossing.answer.error or f'status {crossing.answer.status}'}")
-            continue
-        headers = {name.lower(): value.strip() for name, value in crossing.answer.fields}
-        told_origin, credentials = headers.get("access-control-allow-origin"), headers.get("access-control-allow-credentials", "").lower() == "true"
-        text = _crossed(crossing, told_origin, credentials, headers.get("vary", ""), allowed)
+        answer = crossing.answer
+        silent = answer.error or (f"status {answer.status}" if answer.status >= 500 else "")
+        text = silent or _crossed(crossing, allowed)
         if text:
-            wrong.append(f"{place}: {text}")
+            origins = (unsure if silent else wrong).setdefault(f"{crossing.path}: {text}", [])
+            origins += [] if crossing.origin in origins else [crossing.origin]
     good = f"{plural(len(crossings), 'request')} from own and foreign origins: only {comma(allowed) or 'the own one'} is let in"
     remedy = "Answer with Access-Control-Allow-Origin only for an exact list of origins, never a pattern, and with Vary: Origin."
-    return told("cors", good, remedy, wrong, unsure or ([] if crossings else ["no request was sent"]), sample=len(crossings))
+    doubts = [f"{text} ({comma(origins)})" for text, origins in unsure.items()] or ([] if crossings else ["no request was sent"])
+    return told("cors", good, remedy, [f"{text} ({comma(origins)})" for text, origins in wrong.items()], doubts, sample=len(crossings))
 
 
-def _crossed(crossing: Crossing, told_origin: Optional[str], credentials: bool, vary: str, allowed: Sequence[str]) -> str:
+def _crossed(crossing: Crossing, allowed: Sequence[str]) -> str:
+    headers = {name.lower(): value.strip() for name, value in crossing.answer.fields}
+    told_origin, vary = headers.get("access-control-allow-origin"), headers.get("vary", "")
+    credentials = headers.get("access-control-allow-credentials", "").lower() == "true"
     if crossing.origin in allowed:
         if told_origin != crossing.origin:
             return f"the own origin is not let in (Access-Control-Allow-Origin: {told_origin or 'missing'})"

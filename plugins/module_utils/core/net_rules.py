@@ -131,8 +131,8 @@ def hosts_in(value: str) -> list[str]:
     for match in _WEB.finditer(value):
         # What is no URL for the library may still be a placeholder such as https://[domain].
         netloc = re.split(r"[/?#]", match.group(0).partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
-        host = netloc if netloc.startswith("[") else netloc.partition(":")[0]
-        found.append(host.strip("[]") if re.fullmatch(r"\[[0-9A-Fa-f:.]+\].*", host) else host)
+        address = re.match(r"\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]", netloc)
+        found.append(address.group(1) if address else netloc if netloc.startswith("[") else netloc.partition(":")[0])
     if not found and "://" not in value:
         found = [match.group(1) for match in _MAIL.finditer(value) if "." in match.group(1)]
     return [host.rstrip(".").lower() for host in found if host]

@@ -120,7 +120,7 @@ def judge_refusal(said: str) -> Gate:
 
 
 def judge_redis(pong: str, replica: bool, version: str, secure: bool) -> Gate:
-    """Return whether a Redis can be leaned on (S4-010, S4-141)."""
+    """Return whether a Redis can be leaned on (S4-010, S4-138)."""
     if pong != "PONG":
         return failed("redis", "what answers PING is no Redis", "Correct host and port in the URL.")
     if replica:
@@ -203,7 +203,7 @@ def mailer_from(values: Mapping[str, str], tls: str) -> Mailer:
 
 
 def judge_mailer(mailer: Mailer, seen: Greeting) -> list[Gate]:
-    """Return the gates of a mail server: its banner, TLS, and whether it takes the password (S3-089)."""
+    """Return the gates of a mail server: its banner, TLS, and whether it takes the password (S3-090)."""
     place = f"{mailer.host}:{mailer.port}"
     if seen.code != 220:
         return [_banner(place, seen)]
