@@ -32,9 +32,32 @@ options:
     description: File with the environment of the processes. It must exist, be a plain file of mode 0600 or stricter, and satisfy O(env).
     type: path
   env:
-    description: For each variable its C(kind) and whether it is C(required). Kinds are those of C(core/env.py).
+    description: The schema; for each variable its kind and the further rules that C(app_env) of the role app describes.
     type: dict
     default: {}
+  env_keys:
+    description: Whether keys must be V(live) or V(test) ones. Empty to not judge it.
+    type: str
+    choices: ['', live, test]
+    default: ''
+  env_owner:
+    description: User that must own O(env_file). Empty to not judge it.
+    type: str
+    default: ''
+  env_template:
+    description: Text of a template such as C(.env.example) whose names O(env_file) must hold, no more and no less. Empty for none.
+    type: str
+    default: ''
+  env_staging:
+    description: Fingerprints of staging's environment, as M(sluice.deploy.env_file) writes them.
+    type: dict
+  env_platform:
+    description: Fingerprints of the environment that a platform holds; names and values must be those of O(env_file).
+    type: dict
+  live:
+    description: Slot that is live. Variables that are C(stable) must have the value it was started with.
+    type: str
+    default: ''
   env_var:
     description: Variable of O(env_file) with the database URL.
     type: str
@@ -88,19 +111,22 @@ env_fingerprint:
 
 import os
 import socket
-import stat
+import time
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any, Union
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import git, pg_facts, postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import env_file, git, pg_facts, postgres, release_dir
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, env
+from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, env, env_place
+from ansible_collections.sluice.deploy.plugins.module_utils.core.env_compare import Prints, prints_from
+from ansible_collections.sluice.deploy.plugins.module_utils.core.env_schema import rules_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import ERROR, FAIL, PASS, Gate
 
 MIB = 1024 * 1024
+Judge = Callable[[dict[str, Any], dict[str, Any]], Union[Gate, list[Gate]]]
 
 
 def source_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
@@ -109,25 +135,30 @@ def source_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
 
 
 def file_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
-    path = params["env_file"]
-    try:
-        about = os.lstat(path)
-    except OSError as error:
-        return Gate("environment file", FAIL, f"{path}: {error.strerror}", remedy="Set app_env_file to the file with the app's variables, mode 0600.")
-    if not stat.S_ISREG(about.st_mode):
-        return Gate("environment file", FAIL, f"{path} is no plain file", remedy="Put the file itself there, not a link.")
-    mode = stat.S_IMODE(about.st_mode)
-    if mode & 0o077:
-        return Gate(
-            "environment file", FAIL, f"{path} has mode {mode:04o}, so others can read it", value=f"{mode:04o}", limit="0600", remedy=f"chmod 0600 {path}"
-        )
-    return Gate("environment file", PASS, f"{path} is there with mode {mode:04o}", value=f"{mode:04o}", limit="0600")
+    return env_place.judge(env_file.look(params["env_file"]), params["env_owner"])
 
 
-def env_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
-    values = dotenv.parse(read_text(params["env_file"]) or "")
-    facts["env_fingerprint"] = digest(values)[:16]
-    return env.judge(env.rules_from(params["env"]), values, params["env_file"])
+def env_gates(params: dict[str, Any], facts: dict[str, Any]) -> list[Gate]:
+    text = read_text(params["env_file"]) or ""
+    facts["env_fingerprint"] = digest(dotenv.read(text)[0])[:16]
+    around = env.Around(
+        params["env_keys"],
+        time.time(),
+        prints_from(params["env_staging"], "app_env_staging"),
+        prints_from(params["env_platform"], "app_env_platform"),
+        live_prints(params),
+        bool(params["live"]),
+        params["env_template"],
+    )
+    return env.judge(rules_from(params["env"]), text, params["env_file"], around)
+
+
+def live_prints(params: dict[str, Any]) -> Union[Prints, None]:
+    """Return the fingerprints of what the live slot was started with, where its start noted them."""
+    if not params["live"] or not params["directory"]:
+        return None
+    noted = release_dir.record(params["directory"], params["live"]).get("fingerprints")
+    return Prints(env_file.fingerprint_key(params["directory"]), noted) if noted else None
 
 
 def disk_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
@@ -175,6 +206,12 @@ def main() -> None:
             "version": {"type": "str"},
             "env_file": {"type": "path"},
             "env": {"type": "dict", "default": {}},
+            "env_keys": {"type": "str", "choices": ["", "live", "test"], "default": ""},
+            "env_owner": {"type": "str", "default": ""},
+            "env_template": {"type": "str", "default": ""},
+            "env_staging": {"type": "dict", "no_log": True},
+            "env_platform": {"type": "dict", "no_log": True},
+            "live": {"type": "str", "default": ""},
             "env_var": {"type": "str", "default": "DATABASE_URL"},
             "directory": {"type": "path"},
             "min_free_bytes": {"type": "int", "default": 0},
@@ -187,27 +224,28 @@ def main() -> None:
     )
     params = module.params
     readable = bool(params["env_file"]) and os.path.isfile(params["env_file"])
-    wanted: list[tuple[str, bool, Callable[[dict[str, Any], dict[str, Any]], Gate]]] = [
+    wanted: list[tuple[str, bool, Judge]] = [
         ("source", bool(params["source"]), source_gate),
         ("environment file", bool(params["env_file"]), file_gate),
-        ("environment", readable, env_gate),
+        ("environment", readable, env_gates),
         ("disk", bool(params["directory"]), disk_gate),
         ("ports", bool(params["ports"]), ports_gate),
         ("database", params["database"] and readable, database_gate),
     ]
     facts: dict[str, Any] = {}
-    gates = [gate for gate in (_asked(name, params, facts, judge) for name, asked, judge in wanted if asked) if gate]
+    gates = [gate for name, asked, judge in wanted if asked for gate in _asked(name, params, facts, judge)]
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates], **facts)
 
 
-def _asked(name: str, params: dict[str, Any], facts: dict[str, Any], judge: Callable[[dict[str, Any], dict[str, Any]], Gate]) -> Optional[Gate]:
+def _asked(name: str, params: dict[str, Any], facts: dict[str, Any], judge: Judge) -> list[Gate]:
     """Return a gate's answer; what it could not find out is a verdict of its own, so that the next gate still runs."""
     try:
-        return judge(params, facts)
+        said = judge(params, facts)
+        return said if isinstance(said, list) else [said]
     except SluiceError as error:
-        return Gate(name, FAIL, error.message, remedy=error.remedy)
+        return [Gate(name, FAIL, error.message, remedy=error.remedy)]
     except OSError as error:
-        return Gate(name, ERROR, f"it could not be found out: {error.strerror}", remedy="Check the become user and the file's mode.")
+        return [Gate(name, ERROR, f"it could not be found out: {error.strerror}", remedy="Check the become user and the file's mode.")]
 
 
 if __name__ == "__main__":

@@ -79,6 +79,20 @@ options:
   env_file:
     description: File with the environment of the processes, in dotenv form.
     type: path
+  env:
+    description: The schema of O(env_file); its server-only variables are what O(bundle) must not hold.
+    type: dict
+    default: {}
+  env_keys:
+    description: Whether keys are V(live) or V(test) ones; a test key in a O(bundle) for live ones is a finding.
+    type: str
+    choices: ['', live, test]
+    default: ''
+  bundle:
+    description: Folders of a built release that browsers load. They are looked through for server-only values.
+    type: list
+    elements: str
+    default: []
   env_var:
     description: Variable of O(env_file) with the database URL.
     type: str
@@ -191,13 +205,16 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import probes, release_dir
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import bundle, env_file, probes, release_dir
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import served_on
+from ansible_collections.sluice.deploy.plugins.module_utils.core import bundle as bundle_rules
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots, smoke
+from ansible_collections.sluice.deploy.plugins.module_utils.core.env_compare import take
+from ansible_collections.sluice.deploy.plugins.module_utils.core.env_schema import rules_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
@@ -230,7 +247,7 @@ class Host:
         running = self.pm2.processes()
         return {
             slot: {
-                **release_dir.record(self.directory, slot),
+                **{key: value for key, value in release_dir.record(self.directory, slot).items() if key != "fingerprints"},
                 "online": sum(1 for process in running if process.name in self.names(slot) and process.status == "online"),
                 "wanted": sum(service.instances for service in self.services),
             }
@@ -332,18 +349,30 @@ class Host:
         count = len(cases) - len(left_out)
         self.gates.append(Gate("smoke", PASS, smoke.sentence(cases, slot), value=count, limit=count))
 
+    def look_through(self, folder: str, check: bool) -> None:
+        """Judge what browsers load of a built release."""
+        folders = self.params["bundle"]
+        if not folders or check:
+            return
+        values = self.environment()
+        looked_for = bundle_rules.needles({rule.name: values.get(rule.name, "") for rule in rules_from(self.params["env"]) if rule.server_only})
+        found = bundle.scan(folder, folders, looked_for, bundle_rules.patterns(self.params["env_keys"]))
+        self.gates.append(bundle_rules.judge(found, folders, len(looked_for)))
+
 
 def prepared(host: Host, check: bool) -> bool:
     params = host.params
     folder = slots.release_folder(host.directory, params["version"], params["commit"])
     if release_dir.is_built(folder):
         host.actions.append(f"{folder} is built already")
+        host.look_through(folder, check=False)
         return False
     if not check:
         env = {str(key): str(value) for key, value in params["build_env"].items()}
         env["PATH"] = os.pathsep.join(filter(None, (params["path"], os.environ.get("PATH", os.defpath))))
         release_dir.build(params["source"], params["version"], params["commit"], folder, os.path.join(host.directory, "repository.git"), params["build"], env)
     host.actions.append(f"built {params['version']} ({params['commit'][:12]}) in {folder}")
+    host.look_through(folder, check)
     return True
 
 
@@ -378,7 +407,8 @@ def started(host: Host, check: bool) -> bool:
     except SluiceError:
         host.pm2.delete(host.names(host.slot))
         raise
-    release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"]})
+    prints = dict(take(env, env_file.fingerprint_key(host.directory)).of)
+    release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"], "fingerprints": prints})
     return True
 
 
@@ -467,6 +497,9 @@ def main() -> None:
             "build": {"type": "list", "elements": "list", "default": []},
             "build_env": {"type": "dict", "default": {}},
             "env_file": {"type": "path"},
+            "env": {"type": "dict", "default": {}},
+            "env_keys": {"type": "str", "choices": ["", "live", "test"], "default": ""},
+            "bundle": {"type": "list", "elements": "str", "default": []},
             "env_var": {"type": "str", "default": "DATABASE_URL"},
             "database": {"type": "str"},
             "health": {"type": "dict", "default": {}},

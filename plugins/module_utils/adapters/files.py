@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Optional
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
@@ -33,10 +34,12 @@ def sync_directory(path: str) -> None:
         os.close(handle)
 
 
-def write_atomic(path: str, text: str, mode: int = 0o644) -> None:
+def write_atomic(path: str, text: str, mode: int = 0o644, owner: Optional[tuple[int, int]] = None) -> None:
     """Write a file beside its place, with its final mode, and rename it over: a reader sees the old bytes or the new ones.
 
     The temporary name begins with a dot, so a wildcard include (``sites-enabled/*``) never loads it.
+
+    :param owner: numbers of user and group that it has before anything is in it; None for those of this process.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
@@ -44,6 +47,8 @@ def write_atomic(path: str, text: str, mode: int = 0o644) -> None:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), mode)
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

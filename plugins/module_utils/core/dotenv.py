@@ -17,6 +17,7 @@ _QUOTED = {
     '"': re.compile(r'"(?P<body>(?:\\.|[^"\\])*)"', re.DOTALL),
 }
 _REST = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
+_LINE = re.compile(r"[^\n]*\n?")
 _ESCAPES = {
     "'": re.compile(r"\\([\\'])"),
     '"': re.compile(r"\\([\\\"'nrt])"),
@@ -28,12 +29,22 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=&?~^*-]*\Z")
 def parse(text: str) -> dict[str, str]:
     """Return the variables of an environment file; of a name that is there twice, the last value counts.
 
-    Nothing is interpolated. What the two libraries read differently (a ``#`` inside an unquoted value, backticks) is refused rather than guessed.
+    Nothing is interpolated. What the libraries read differently (a ``#`` inside an unquoted value, backticks) is refused rather than guessed.
 
     :raises SluiceError: a line is malformed; the message names the line, never its value.
     """
+    values, problems, _twice = read(text)
+    if problems:
+        raise problems[0]
+    return values
+
+
+def read(text: str) -> tuple[dict[str, str], list[SluiceError], dict[str, list[int]]]:
+    """Return the variables, what is malformed (reading goes on at the line below), and the lines of each name that is there more than once."""
     text = re.sub(r"\r\n?", "\n", text[1:] if text.startswith("\ufeff") else text)
     found: dict[str, str] = {}
+    problems: list[SluiceError] = []
+    lines: dict[str, list[int]] = {}
     position = 0
     while position < len(text):
         blank = _REST.match(text, position)
@@ -41,13 +52,19 @@ def parse(text: str) -> dict[str, str]:
             position = blank.end()
             continue
         line = text.count("\n", 0, position) + 1
-        start = _ASSIGNMENT.match(text, position)
-        if not start:
-            raise _malformed(line, "is no assignment", "Write NAME=value.")
-        if not _NAME.match(start.group("name")):
-            raise _malformed(line, "has a name that is none", "Use letters, digits and underscores, and begin with a letter.")
-        found[start.group("name")], position = _value(text, start.end(), line)
-    return found
+        try:
+            start = _ASSIGNMENT.match(text, position)
+            if not start:
+                raise _malformed(line, "is no assignment", "Write NAME=value.")
+            name = start.group("name")
+            if not _NAME.match(name):
+                raise _malformed(line, "has a name that is none", "Use letters, digits and underscores, and begin with a letter.")
+            found[name], position = _value(text, start.end(), line)
+            lines.setdefault(name, []).append(line)
+        except SluiceError as error:
+            problems.append(error)
+            position = _LINE.match(text, position).end()  # type: ignore[union-attr]
+    return found, problems, {name: places for name, places in lines.items() if len(places) > 1}
 
 
 def _value(text: str, position: int, line: int) -> tuple[str, int]:

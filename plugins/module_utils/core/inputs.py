@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core import metrics
+from ansible_collections.sluice.deploy.plugins.module_utils.core import env_schema, metrics
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import ROUTE_EXAMPLE, route_complaint
 from ansible_collections.sluice.deploy.plugins.module_utils.core.steps import watch_from, window_from
@@ -72,6 +72,8 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
             complaints.append(complaint)
     if not complaints and "canary_steps" in values:
         complaints += steps(values["canary_steps"])
+    if not complaints and "app_env" in values:
+        complaints += [f"{complaint} {env_schema.EXAMPLE}" for complaint in env_schema.complaints(values["app_env"])]
     if not complaints and "canary_windows" in values:
         complaints += _each(window_from, values["canary_windows"])
     if not complaints and "canary_watch_phases" in values:
