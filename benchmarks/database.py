@@ -57,7 +57,7 @@ CREATE FUNCTION pg_temp.words(seed bigint, many int) RETURNS text LANGUAGE sql A
   SELECT string_agg((string_to_array('{WORDS}', ' '))[1 + (hashint8(seed * 31 + k) & 2147483647) % 24], ' ') FROM generate_series(1, many) k $$;
 CREATE TABLE customers (id bigserial PRIMARY KEY, email text NOT NULL, name text, city text, joined timestamptz, about text);
 INSERT INTO customers (email, name, city, joined, about) SELECT pg_temp.words(n, 1) || n || '@example.org', initcap(pg_temp.words(n * 3, 2)),
-  'city ' || n % 900, now() - n * interval '17 s', pg_temp.words(n * 7, 6) FROM generate_series(1, 500000) n;
+  'city ' || n % 900, now() - n * interval '17 s', pg_temp.words(n * 7, 20) FROM generate_series(1, 500000) n;
 CREATE TABLE products (id serial PRIMARY KEY, sku text, title text, price numeric(10, 2), tags jsonb);
 INSERT INTO products (sku, title, price, tags) SELECT md5(n::text), pg_temp.words(n, 5), (n * 37 % 99999) / 100.0,
   jsonb_build_object('colour', pg_temp.words(n, 1), 'size', n % 9) FROM generate_series(1, 50000) n;
@@ -69,7 +69,7 @@ INSERT INTO order_items (order_id, product, quantity, price) SELECT 1 + (hashint
   1 + n % 5, (hashint8(n * 3) & 65535) / 100.0 FROM generate_series(1, 4000000) n;
 CREATE TABLE events (id bigserial PRIMARY KEY, customer bigint, at timestamptz, body jsonb);
 INSERT INTO events (customer, at, body) SELECT 1 + (hashint8(n * 7) & 2147483647) % 500000, now() - n * interval '3 s',
-  jsonb_build_object('kind', pg_temp.words(n, 1), 'page', '/p/' || (hashint8(n) & 65535), 'agent', pg_temp.words(n % 50, 7), 'ms', n % 977)
+  jsonb_build_object('kind', pg_temp.words(n, 1), 'page', '/p/' || (hashint8(n) & 65535), 'agent', pg_temp.words(n % 50, 15), 'ms', n % 977)
   FROM generate_series(1, 1600000) n;
 ALTER TABLE orders ADD FOREIGN KEY (customer) REFERENCES customers;
 ALTER TABLE order_items ADD FOREIGN KEY (order_id) REFERENCES orders, ADD FOREIGN KEY (product) REFERENCES products;
