@@ -137,7 +137,7 @@ cut:
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -176,14 +176,16 @@ def at_desk(params: Mapping[str, Any], check: bool) -> Iterator[Desk]:
     """Connect beside the database, keep other restores out, and see what there is."""
     url = postgres.read_url(params["env_file"], params["env_var"])
     what = f"restore:{params['app']}"
-    with postgres.connect(url, what, params["client_directory"], params["maintenance_database"]) as clients, pgbouncer.pools(params, url) as pools:
-        with clients.session(postgres.Deadline(params["timeout"]), postgres.COPY) as session:
-            gate = restores.swap_gate(pg_swap.rights(session, url.database))
-            backups.refuse_failed([gate], f"{url.database} cannot be swapped")
-            if not check:
-                postgres.take_lock(session, params["app"], url.database, params["lock_wait"])
-            kept, traits = pg_swap.kept(session, params["app"]), pg_swap.traits(session, url.database)
-            yield Desk(params, check, url, clients, session, pools, traits, kept, [gate])
+    with ExitStack() as stack:
+        clients = stack.enter_context(postgres.connect(url, what, params["client_directory"], params["maintenance_database"]))
+        pools = stack.enter_context(pgbouncer.pools(params, url))
+        session = stack.enter_context(clients.session(postgres.Deadline(params["timeout"]), postgres.COPY))
+        gate = restores.swap_gate(pg_swap.rights(session, url.database))
+        backups.refuse_failed([gate], f"{url.database} cannot be swapped")
+        if not check:
+            postgres.take_lock(session, params["app"], url.database, params["lock_wait"])
+        kept, traits = pg_swap.kept(session, params["app"]), pg_swap.traits(session, url.database)
+        yield Desk(params, check, url, clients, session, pools, traits, kept, [gate])
 
 
 def swapped(desk: Desk) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def swapped_back(desk: Desk) -> dict[str, Any]:
     with postgres.at_work("restore", url, params, desk.check) as (_clients, live, deadline):
         counted = pg_swap.written(live)
         loss = losses.compare_counters("all tables", kept.written, counted)
-        lost = [loss] if loss is None or loss.total() else []
+        lost = [loss] if loss.total() or loss.how == losses.UNKNOWN else []
 
         def judge(late: int) -> Gate:
             gate = losses.loss_gate(lost, kept.release_id, f"{kept.at:%Y-%m-%dT%H:%M:%SZ}", params["accept_loss"], late)
@@ -262,7 +264,7 @@ def exchange(
     incoming: str,
     oid: int,
     release_id: str,
-    lost: Sequence[Loss | None],
+    lost: Sequence[Loss],
     judge: Callable[[int], Gate],
     counted: Sequence[int],
     written: Sequence[int] | None,
@@ -282,9 +284,7 @@ def exchange(
         try:
             with desk.pools.held(params["pause_seconds"]) as held:
                 began = time.monotonic()
-                done = pg_swap.swap(
-                    mover, desk.session, live, (name, aside, incoming), desk.traits, mark, lambda late: judge(late) and None, counted
-                )
+                done = pg_swap.swap(mover, desk.session, live, (name, aside, incoming), desk.traits, mark, judge, counted)
             if held:
                 more["held_ms"] = round((time.monotonic() - began) * 1000, 1)
         except SluiceError as error:
@@ -296,7 +296,9 @@ def exchange(
     desk.gates.append(judge(done.late))
     with desk.clients.session(deadline) as fresh:
         if int(fresh.value("SELECT oid::bigint AS oid FROM pg_database WHERE datname = current_database()")) != oid:
-            raise SluiceError(f"{name} is not the database that was put in its place: somebody renamed it meanwhile.", "Look at the names and comments in \\l+.")
+            raise SluiceError(
+                f"{name} is not the database that was put in its place: somebody renamed it meanwhile.", "Look at the names and comments in \\l+."
+            )
     way = f"PgBouncer held its clients for {more['held_ms']:.0f} ms" if held else "new clients were kept out"
     actions = [f"put {incoming} in the place of {name} in {done.milliseconds:.0f} ms; {way}, {done.ended} connections were ended; {name} is kept as {aside}"]
     return desk.result(True, [*actions, *prune(desk)], **more, swap_ms=done.milliseconds, cut=done.ended)
@@ -314,12 +316,9 @@ def prune(desk: Desk) -> list[str]:
     way_back = restores.newest(kept, pg_swap.traits(desk.session, desk.url.database).oid)
     said = []
     for one in restores.to_remove(kept, desk.params["keep"], desk.params["keep_days"], datetime.now(timezone.utc), way_back):
-        try:
-            if not desk.check:
-                pg_swap.drop_kept(desk.session, one)
-            said.append(f"{'would drop' if desk.check else 'dropped'} {one.name}, moved aside at {one.at:%Y-%m-%d %H:%M:%S} UTC")
-        except SluiceError as error:
-            said.append(f"could not drop {one.name}: {error}")
+        failed = "" if desk.check else pg_swap.drop_kept(desk.session, one)
+        did = f"could not drop {one.name} ({failed})" if failed else f"{'would drop' if desk.check else 'dropped'} {one.name}"
+        said.append(f"{did}, moved aside at {one.at:%Y-%m-%d %H:%M:%S} UTC")
     return said
 
 
@@ -341,7 +340,9 @@ def backup_folder(params: Mapping[str, Any]) -> str:
     if "/" in params["backup"]:
         return str(params["backup"])
     if not params["directory"]:
-        raise SluiceError("The backup is named by its release, and directory is not set.", "Set directory to the folder of the backups, or give the whole path.")
+        raise SluiceError(
+            "The backup is named by its release, and directory is not set.", "Set directory to the folder of the backups, or give the whole path."
+        )
     return os.path.join(params["directory"], backups.folder_name(params["app"], params["backup"]))
 
 

@@ -34,9 +34,11 @@ def by_counters(live: Session, rows: Mapping[str, int], writes: Mapping[str, tup
     now = {name: fact.rows for name, fact in pg_facts.table_facts(live, 0).items()}
     counted = {loss.table: loss for loss in losses.compare_counts(rows, now)}
     for table, after in counters(live).items():
-        loss = losses.compare_counters(table, writes[table], after) if table in writes and table in rows and table in now else None
-        if loss and loss.total():
-            counted[table] = loss
+        if table in writes and table in rows and table in now:
+            loss = losses.compare_counters(table, writes[table], after)
+            # Counters that were set back say less than the rows do.
+            if loss.total() or (loss.how == losses.UNKNOWN and table not in counted):
+                counted[table] = loss
     return [counted[table] for table in sorted(counted)]
 
 

@@ -77,8 +77,10 @@ def traits(desk: Session, database: str) -> Traits:
     """Return what a database has beside its contents."""
     name = literal(database)
     row = desk.query(
-        "SELECT oid::bigint AS oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datallowconn, coalesce(shobj_description(oid, 'pg_database'), '') AS comment,"
-        " (SELECT coalesce(json_agg(json_build_array(CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable)), '[]')"
+        "SELECT oid::bigint AS oid, pg_get_userbyid(datdba) AS owner, datconnlimit, datallowconn,"
+        " coalesce(shobj_description(oid, 'pg_database'), '') AS comment,"
+        " (SELECT coalesce(json_agg(json_build_array(CASE WHEN a.grantee = 0 THEN '' ELSE pg_get_userbyid(a.grantee) END,"
+        " a.privilege_type, a.is_grantable)), '[]')"
         " FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) a) AS rights,"
         " (SELECT coalesce(json_agg(json_build_array(CASE WHEN s.setrole = 0 THEN '' ELSE pg_get_userbyid(s.setrole) END, each)), '[]')"
         " FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) AS each WHERE s.setdatabase = d.oid) AS settings"
@@ -101,18 +103,20 @@ def give_traits(desk: Session, database: str, want: Traits) -> list[str]:
     if have.carried() == want.carried():
         return []
     statements = carry_over(database, have, want)
-    with transaction(desk):
-        for statement in statements:
-            try:
+    try:
+        with transaction(desk):
+            for statement in statements:
                 desk.execute(statement)
-            except SluiceError as error:
-                raise SluiceError(
-                    f"{statement} failed, so not everything can be carried over to the restored copy: {error.message}",
-                    "Run the restore as a role that may, or take the setting away first.",
-                    **error.details(),
-                ) from error
+    except SluiceError as error:
+        raise SluiceError(
+            f"Not everything can be carried over to the restored copy, and nothing was swapped: {statement}: {error.message}",
+            "Run the restore as a role that may, or take the setting away first.",
+            **error.facts,
+        ) from error
     if traits(desk, database).carried() != want.carried():
-        raise SluiceError(f"{database} did not get owner, rights, limit and settings as they are on the live database; nothing was swapped.", "Compare \\l+ and \\drds.")
+        raise SluiceError(
+            f"{database} did not get owner, rights, limit and settings as they are on the live database; nothing was swapped.", "Compare \\l+ and \\drds."
+        )
     return statements
 
 
@@ -171,7 +175,7 @@ def swap(
     names: tuple[str, str, str],
     want: Traits,
     mark: str,
-    refuse: Callable[[int], None],
+    refuse: Callable[[int], object],
     before: Sequence[int],
 ) -> Swapped:
     """Move the live database aside and the other one into its place, in one transaction.
@@ -236,13 +240,13 @@ def _marked(desk: Session) -> dict[str, str]:
     return {row["name"]: row["comment"] for row in rows}
 
 
-def drop_kept(desk: Session, one: restores.Kept) -> None:
-    """Drop a database that was kept, unless its mark has gone or changed since it was read.
-
-    :raises SluiceError: it has, or it cannot be dropped.
-    """
-    now = _marked(desk).get(one.name)
-    if now is None or restores.read_kept(one.name, now) != one:
-        raise SluiceError(f"{one.name} no longer carries the mark of a kept database, so it stays.", "Drop it by hand if it is of no use.")
+def drop_kept(desk: Session, one: restores.Kept) -> str:
+    """Drop a database that was kept, unless its mark has changed since it was read; return why it stays, or nothing."""
+    if restores.read_kept(one.name, _marked(desk).get(one.name, "")) != one:
+        return "it no longer carries the mark it had"
     force = " WITH (FORCE)" if server(desk)["major"] >= 13 else ""
-    desk.execute(f"DROP DATABASE {identifier(one.name)}{force}")
+    try:
+        desk.execute(f"DROP DATABASE {identifier(one.name)}{force}")
+    except SluiceError as error:
+        return error.message
+    return ""

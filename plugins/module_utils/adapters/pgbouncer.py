@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
@@ -36,7 +36,7 @@ class Console:
         try:
             yield session
         except SluiceError as error:
-            raise SluiceError(error.message.replace("PostgreSQL at", "PgBouncer at", 1), error.remedy, **error.details()) from error
+            raise SluiceError(error.message.replace("PostgreSQL at", "PgBouncer at", 1), error.remedy, **error.facts) from error
         finally:
             session.close()
 
@@ -116,17 +116,11 @@ class Pools:
 
     def resume(self) -> list[str]:
         """Let all held clients go on, and return what was paused."""
-        done: list[str] = []
-        failed: list[SluiceError] = []
+        done = []
         for console in self._consoles:
-            try:
-                for name in self.names(console, paused=True):
-                    console.run(f"RESUME {_quoted(name)}")
-                    done.append(f"{name} of PgBouncer at {console.location}")
-            except SluiceError as error:
-                failed.append(error)
-        if failed:
-            raise SluiceError(f"A PgBouncer could not be resumed, and its clients still wait: {failed[0].message}", "Run RESUME on its admin console.")
+            for name in self.names(console, paused=True):
+                console.run(f"RESUME {_quoted(name)}")
+                done.append(f"{name} of PgBouncer at {console.location}")
         return done
 
     def paused(self) -> list[str]:

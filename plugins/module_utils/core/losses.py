@@ -18,6 +18,7 @@ NO_KEY = "exact, but there is no primary key: an update counts as one deleted an
 AT_MOST = "at most: too many rows differ to compare each"
 COUNTERS = "by the server's counters, which also count what was rolled back"
 COUNTS = "at least: by the number of rows alone, which shows no update"
+UNKNOWN = "not known: the server's counters were set back since"
 # More groups than this are not split, and more rows than this are not compared one by one.
 GROUPS = 1 << 16
 BATCH_ROWS, MOST_ROWS = 100_000, 1_000_000
@@ -43,6 +44,8 @@ class Loss:
     def words(self) -> str:
         """Return them in words."""
         parts = [f"{count} {kind}" for count, kind in ((self.inserted, "inserted"), (self.updated, "updated"), (self.deleted, "deleted")) if count]
+        if not parts:
+            return f"{self.table}: {self.how}"
         return f"{self.table}: {', '.join(parts)}" + ("" if self.how == EXACT else f" ({self.how})")
 
 
@@ -56,10 +59,10 @@ def compare_counts(before: Mapping[str, int], now: Mapping[str, int]) -> list[Lo
     return found
 
 
-def compare_counters(table: str, before: Sequence[int], now: Sequence[int]) -> Loss | None:
-    """Return what the server's counters of a table say, or None when they were set back since."""
+def compare_counters(table: str, before: Sequence[int], now: Sequence[int]) -> Loss:
+    """Return what the server's counters of a table say; a crash of the server or a reset sets them back."""
     inserted, updated, deleted = (after - was for was, after in zip(before, now))
-    return None if min(inserted, updated, deleted) < 0 else Loss(table, inserted, updated, deleted, COUNTERS)
+    return Loss(table, 0, 0, 0, UNKNOWN) if min(inserted, updated, deleted) < 0 else Loss(table, inserted, updated, deleted, COUNTERS)
 
 
 def differing(backup: Groups, live: Groups) -> list[tuple[int, int]]:
@@ -122,14 +125,15 @@ def loss_gate(losses: Sequence[Loss], release_id: str, created: str, accepted: s
     :param late: rows written while we were counting, which are in no table's number.
     """
     total = sum(loss.total() for loss in losses) + late
-    if not total:
+    unknown = any(loss.how == UNKNOWN for loss in losses)
+    if not total and not unknown:
         return Gate("restore_loss", PASS, f"Nothing was written since the backup {release_id} of {created}.", value=0, limit=0)
     shown = [loss.words() for loss in sorted(losses, key=lambda loss: -loss.total())]
     if len(shown) > _SHOWN:
         shown[_SHOWN:] = [f"and {len(shown) - _SHOWN} more tables"]
     if late:
         shown.append(f"{late} rows while this was prepared, by the server's counters")
-    sentence = f"Going back to {release_id} of {created} throws away {total} rows written since: {'; '.join(shown)}."
+    sentence = f"Going back to {release_id} of {created} throws away {'at least ' if unknown else ''}{total} rows written since: {'; '.join(shown)}."
     if accepted == release_id:
         return Gate("restore_loss", WAIVED, f"{sentence} Accepted as asked.", value=total, limit=0)
     wrong = f" restore_accept_loss is {accepted!r}, which is another release." if accepted else ""
