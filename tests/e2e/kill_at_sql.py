@@ -1,0 +1,45 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a module and end something right before its n-th statement that changes anything: python kill_at_sql.py MODULE N [PID].
+
+Counted is what goes to PostgreSQL or PgBouncer and is no question. With a PID that process, the server's, is told to end at once
+instead of the module (SIGQUIT). With N = 0 the module runs to its end, and the statements are listed on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import signal
+import sys
+import time
+
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
+
+HARMLESS = re.compile(r"\s*(SET|SHOW|BEGIN ISOLATION|ROLLBACK|SELECT(?!.*pg_terminate_backend))", re.DOTALL)
+
+
+def main() -> None:
+    module, wanted, victim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    count, really = 0, postgres.Session.execute
+
+    def heard(session: postgres.Session, sql: str) -> list[str]:
+        nonlocal count
+        if not HARMLESS.match(sql):
+            count += 1
+            if not wanted:
+                print(sql.partition("\n")[0][:150], file=sys.stderr)
+            if count == wanted:
+                os.kill(victim or os.getpid(), signal.SIGQUIT if victim else signal.SIGKILL)
+                time.sleep(0.3)
+        return really(session, sql)
+
+    postgres.Session.execute = heard  # type: ignore[method-assign]
+    sys.argv = [module]
+    runpy.run_module(module, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
