@@ -164,11 +164,18 @@ class Desk:
     pools: pgbouncer.Pools
     traits: Traits
     kept: Sequence[restores.Kept]
+    resumed: list[str]
     gates: list[Gate]
 
     def result(self, changed: bool, actions: list[str], **more: Any) -> dict[str, Any]:
         """Return what the module says."""
-        return {"changed": changed, "actions": actions, "gates": [gate.as_dict() for gate in self.gates], "done": True, **more}
+        return {
+            "changed": changed or bool(self.resumed),
+            "actions": [*self.resumed, *actions],
+            "gates": [gate.as_dict() for gate in self.gates],
+            "done": True,
+            **more,
+        }
 
 
 @contextmanager
@@ -184,8 +191,11 @@ def at_desk(params: Mapping[str, Any], check: bool) -> Iterator[Desk]:
         backups.refuse_failed([gate], f"{url.database} cannot be swapped")
         if not check:
             postgres.take_lock(session, params["app"], url.database, params["lock_wait"])
+        # Before anything can be refused: clients that a killed run left waiting have waited long enough.
+        left = pools.paused() if check else pools.resume()
+        resumed = [f"{'would resume' if check else 'resumed'} {name}, left paused by a run that was killed" for name in left]
         kept, traits = pg_swap.kept(session, params["app"]), pg_swap.traits(session, url.database)
-        yield Desk(params, check, url, clients, session, pools, traits, kept, [gate])
+        yield Desk(params, check, url, clients, session, pools, traits, kept, resumed, [gate])
 
 
 def swapped(desk: Desk) -> dict[str, Any]:
@@ -198,7 +208,7 @@ def swapped(desk: Desk) -> dict[str, Any]:
     before = restores.newest(desk.kept, desk.traits.oid)
     if before and not before.back and before.release_id == manifest.release_id and not params["again"]:
         said = f"{url.database} is the restored copy of {manifest.release_id} since {before.at:%Y-%m-%d %H:%M:%S} UTC; to restore it once more, set again: true"
-        return desk.result(False, [said, *finish_killed(desk)], kept=before.name)
+        return desk.result(False, [said], kept=before.name)
     look_for_obstacles(desk)
     copy = backups.restored_name(url.database)
     comment = pg_copy.database_comment(desk.session, copy)
@@ -240,7 +250,7 @@ def swapped_back(desk: Desk) -> dict[str, Any]:
         raise SluiceError(f"{url.database} was put in place by no restore that is still kept, so there is no way back from one.", "Restore a backup instead.")
     if kept.back:
         said = f"{url.database} was put back at {kept.at:%Y-%m-%d %H:%M:%S} UTC; what the restore of {kept.release_id} had made is kept as {kept.name}"
-        return desk.result(False, [said, *finish_killed(desk)], kept=kept.name)
+        return desk.result(False, [said], kept=kept.name)
     look_for_obstacles(desk)
     with postgres.at_work("restore", url, params, desk.check) as (_clients, live, deadline):
         counted = pg_swap.written(live)
@@ -327,12 +337,6 @@ def look_for_obstacles(desk: Desk) -> None:
     gates = restores.blocking_gates(desk.url.database, pg_swap.obstacles(desk.session, desk.url.database, desk.pools.check()))
     backups.refuse_failed(gates, "Nothing was changed")
     desk.gates.extend(gates)
-
-
-def finish_killed(desk: Desk) -> list[str]:
-    """Let clients go on that a killed run left waiting."""
-    left = desk.pools.paused() if desk.check else desk.pools.resume()
-    return [f"{'would resume' if desk.check else 'resumed'} {name}, left paused by a run that was killed" for name in left]
 
 
 def backup_folder(params: Mapping[str, Any]) -> str:

@@ -1,10 +1,10 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run a module and end something right before its n-th statement that changes anything: python kill_at_sql.py MODULE N [PID].
+"""Run a module and end it by SIGKILL right before its n-th statement that changes anything: python kill_at_sql.py MODULE N [PROGRAM].
 
-Counted is what goes to PostgreSQL or PgBouncer and is no question. With a PID that process, the server's, is told to end at once
-instead of the module (SIGQUIT). With N = 0 the module runs to its end, and the statements are listed on standard error.
+Counted is what goes to PostgreSQL or PgBouncer and is no question. With a PROGRAM that one is run instead of the end, and the module
+goes on. With N = 0 the module runs to its end, and the statements are listed on standard error.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 import re
 import runpy
 import signal
+import subprocess
 import sys
-import time
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
 
@@ -22,7 +22,7 @@ HARMLESS = re.compile(r"\s*(SET|SHOW|BEGIN ISOLATION|ROLLBACK|SELECT(?!.*pg_term
 
 
 def main() -> None:
-    module, wanted, victim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    module, wanted, program = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     count, really = 0, postgres.Session.execute
 
     def heard(session: postgres.Session, sql: str) -> list[str]:
@@ -32,8 +32,9 @@ def main() -> None:
             if not wanted:
                 print(sql.partition("\n")[0][:150], file=sys.stderr)
             if count == wanted:
-                os.kill(victim or os.getpid(), signal.SIGQUIT if victim else signal.SIGKILL)
-                time.sleep(0.3)
+                if not program:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                subprocess.run(program, timeout=30, check=True)
         return really(session, sql)
 
     postgres.Session.execute = heard  # type: ignore[method-assign]

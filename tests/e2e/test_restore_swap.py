@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Shop(Site):
         return rows.splitlines()
 
 
-def shop(server: Server, collections: Path, folder: Path, name: str) -> Iterator[Shop]:
+def shop(server: Server, collections: Path, folder: Path, name: str) -> Iterator[Shop]:  # noqa: F811
     server.sql(f"CREATE DATABASE {migrations.identifier(name)}")
     found = Shop(server, collections, folder, name)
     found.migrate(BASE)
@@ -122,11 +121,13 @@ def test_everything_beside_the_contents_is_carried_over(site: Shop) -> None:
     site.sql(
         f"CREATE ROLE {quoted} LOGIN CREATEDB; ALTER DATABASE {base} OWNER TO {quoted}; ALTER DATABASE {base} CONNECTION LIMIT 17;"
         f"REVOKE ALL ON DATABASE {base} FROM PUBLIC; GRANT CONNECT ON DATABASE {base} TO {quoted} WITH GRANT OPTION; GRANT CREATE ON DATABASE {base} TO PUBLIC;"
-        f"""ALTER DATABASE {base} SET search_path TO "$user", public, "odd, one"; ALTER DATABASE {base} SET work_mem = '7MB'; ALTER DATABASE {base} SET app.x = 'it''s';"""
+        f"""ALTER DATABASE {base} SET search_path TO "$user", public, "odd, one"; ALTER DATABASE {base} SET work_mem = '7MB';"""
+        f"ALTER DATABASE {base} SET app.x = 'it''s';"
         f"ALTER ROLE {quoted} IN DATABASE {base} SET statement_timeout = '9s'; COMMENT ON DATABASE {base} IS 'the shop''s own'"
     )
     facts = (
-        "SELECT pg_get_userbyid(datdba), datconnlimit, datallowconn, shobj_description(d.oid, 'pg_database'), (SELECT string_agg(a::text, ' ' ORDER BY a::text)"
+        "SELECT pg_get_userbyid(datdba), datconnlimit, datallowconn, shobj_description(d.oid, 'pg_database'),"
+        " (SELECT string_agg(a::text, ' ' ORDER BY a::text)"
         " FROM aclexplode(datacl) a), (SELECT string_agg(setrole || ' ' || each, E'\\n' ORDER BY setrole, each)"
         " FROM pg_db_role_setting CROSS JOIN LATERAL unnest(setconfig) AS each"
         " WHERE setdatabase = d.oid) FROM pg_database d WHERE datname = current_database(); SHOW search_path"
@@ -210,8 +211,8 @@ def test_through_pgbouncer_no_transaction_fails(site: Shop) -> None:
         # A run that was killed left it paused: the next one lets the clients go on, though it has nothing else to do.
         assert pool.console(f"PAUSE {pool.name}") is not None
         again = site.restore(pgbouncer_vars=["PGBOUNCER_URL"])
-        assert not again["changed"] and "left paused by a run that was killed" in again["actions"][1]
-        assert f"{pool.name}|" in (pool.console("SHOW DATABASES") or "") and not site.restore(pgbouncer_vars=["PGBOUNCER_URL"])["actions"][1:]
+        assert again["changed"] and "left paused by a run that was killed" in again["actions"][0]
+        assert not site.restore(pgbouncer_vars=["PGBOUNCER_URL"])["changed"]
     finally:
         pool.stop()
 
@@ -258,8 +259,6 @@ def test_what_is_kept_is_dropped_by_number_and_never_somebody_elses(site: Shop) 
         site.sql(spoil_again)
         result = site.restore(again=True, keep=2)
         site.drill()
-        # Names carry the second in which they were moved aside.
-        site.server.sql("SELECT pg_sleep(1.05)")
     assert "dropped" in result["actions"][-1]
     kept = [line for line in site.names() if "sluice kept" in line]
     assert len(kept) == 2 and any("_before_mine|" in line for line in site.names())

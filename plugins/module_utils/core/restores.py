@@ -19,7 +19,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import 
 KEPT = "sluice kept"
 LEAVE, DOWN, RESTORE = "leave", "down", "restore"
 WAYS = (LEAVE, DOWN, RESTORE)
-_STAMP = "%Y%m%dT%H%M%SZ"
+_STAMP = "%Y%m%dT%H%M%S%fZ"
 _KEPT = re.compile(r"sluice kept of (?P<app>\S+) (?P<release_id>\S+) (?P<facts>\{.*\})\Z", re.DOTALL)
 
 # A role that only this host's servers have: who it is, and how one goes back in time there.
@@ -56,8 +56,13 @@ class Kept:
 
 def kept_name(database: str, release_id: str, at: datetime) -> str:
     """Return the name under which the broken database is kept; whatever the lengths, at most 63 bytes, and the time is always whole."""
-    end = f"_before_{_cut(release_id, 20)}_{at.strftime(_STAMP)}"
+    end = f"_before_{_cut(release_id, 20)}_{_stamp(at)}"
     return _cut(database, NAME_BYTES - len(end.encode())) + end
+
+
+def _stamp(at: datetime) -> str:
+    """Return a time in UTC to the millisecond: two restores in one second are two databases."""
+    return f"{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03d}Z"
 
 
 def _cut(text: str, limit: int) -> str:
@@ -66,7 +71,7 @@ def _cut(text: str, limit: int) -> str:
 
 def kept_mark(app: str, release_id: str, at: datetime, live: int, written: Sequence[int], back: bool = False) -> str:
     """Return the comment of a database that is moved aside."""
-    return f"{KEPT} of {app} {release_id} " + json.dumps({"at": at.strftime(_STAMP), "back": back, "live": live, "written": list(written)}, sort_keys=True)
+    return f"{KEPT} of {app} {release_id} " + json.dumps({"at": _stamp(at), "back": back, "live": live, "written": list(written)}, sort_keys=True)
 
 
 def read_kept(name: str, comment: str) -> Kept | None:
