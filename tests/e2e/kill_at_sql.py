@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run a module and end it by SIGKILL right before its n-th statement that changes anything: python kill_at_sql.py MODULE N [PROGRAM].
 
-Counted is what goes to PostgreSQL or PgBouncer and is no question. With a PROGRAM that one is run instead of the end, and the module
+Counted is what goes to PostgreSQL or PgBouncer and is no SELECT. With a PROGRAM that one is run instead of the end, and the module
 goes on. With N = 0 the module runs to its end, and the statements are listed on standard error.
 """
 
@@ -18,7 +18,7 @@ import sys
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres
 
-HARMLESS = re.compile(r"\s*(SET|SHOW|BEGIN ISOLATION|ROLLBACK|SELECT(?!.*pg_terminate_backend))", re.DOTALL)
+HARMLESS = re.compile(r"\s*(SET|SHOW|BEGIN ISOLATION|ROLLBACK|SELECT)")
 
 
 def main() -> None:

@@ -78,7 +78,8 @@ def test_a_killed_restore_leaves_one_whole_database_and_the_next_run_ends_it(sit
     assert site.state() == bad
     last = max(number for number, line in enumerate(listed, 1) if line == "COMMIT")
     for number in range(1, last + 1):
-        site.drill()
+        if number == 1 or any("_restored" in line and "|t|" in line for line in site.names()):
+            site.drill()  # a copy that was open when its run was killed proves nothing, and is made anew
         before = [line.split("|")[:2] for line in site.names()]
         rc, _result, _listed = cut(site, number)
         assert rc == -signal.SIGKILL, listed[number - 1]
