@@ -32,7 +32,7 @@ LIVE, COPY = "live", "copy"
 _CONNECT_TIMEOUT = 10
 _PREFIX = "sluice-pg-"
 WORK = "work"
-_KINDS = ("backup", "drill", "rehearsal", "migrate")
+_KINDS = ("backup", "drill", "rehearsal", "migrate", "restore")
 
 
 class Deadline:

@@ -35,6 +35,9 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
     "slot_keep": (1, 1000, "releases"),
     "release_lease_ttl": (60, 86400, "s"),
     "backup_jobs": (1, 64, "processes"),
+    "restore_pause_seconds": (0.1, 600, "s"),
+    "restore_keep": (0, 1000, "databases"),
+    "restore_jobs": (1, 64, "processes"),
     "migrate_lock_timeout_ms": (1, 60_000, "ms"),
 }
 _VERSION = "letters, digits, dots, dashes, plus signs and underscores only, beginning with a letter or digit"
