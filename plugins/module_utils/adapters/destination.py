@@ -70,8 +70,8 @@ class Destination(Protocol):
     def entries(self, app: str) -> dict[str, Entry]:
         """Return every file there by name, leftovers of cut uploads as well."""
 
-    def manifests(self, app: str) -> dict[str, str]:
-        """Return the text of each manifest by name."""
+    def manifests(self, app: str, only: str = "") -> dict[str, str]:
+        """Return the text of each manifest by name, or of one where it is there."""
 
     def write(self, app: str, name: str, blocks: Iterator[bytes], size: int) -> Written:
         """Write a file under a temporary name, read it back, and only then give it its name.

@@ -46,10 +46,10 @@ class PathDestination:
                 found[each.name] = Entry(facts.st_size, datetime.fromtimestamp(facts.st_mtime, timezone.utc))
         return found
 
-    def manifests(self, app: str) -> dict[str, str]:
+    def manifests(self, app: str, only: str = "") -> dict[str, str]:
         found = {}
         for name in self.entries(app):
-            if name.endswith(MANIFEST) and not name.startswith("."):
+            if name.endswith(MANIFEST) and not name.startswith(".") and only in ("", name):
                 with open(os.path.join(self._folder(app), name), encoding="utf-8", errors="replace") as stream:
                     found[name] = stream.read()
         return found

@@ -115,9 +115,9 @@ class S3Destination:
         """Return uploads that were begun and not completed; their parts are stored, and paid for, and seen in no listing of objects."""
         return {f"{name}{_UPLOAD}{each['UploadId']}": Entry(0, each["Initiated"]) for name, each in self._pages("list_multipart_uploads", app, "Uploads")}
 
-    def manifests(self, app: str) -> dict[str, str]:
+    def manifests(self, app: str, only: str = "") -> dict[str, str]:
         found = {}
-        for name in [name for name, _each in self._pages("list_objects_v2", app, "Contents") if name.endswith(MANIFEST)]:
+        for name in [name for name, _each in self._pages("list_objects_v2", app, "Contents") if name.endswith(MANIFEST) and only in ("", name)]:
             with self.read(app, name) as blocks:
                 found[name] = b"".join(blocks).decode("utf-8", "replace")
         return found

@@ -76,11 +76,11 @@ class SshDestination:
             found[path[2:]] = Entry(int(size), datetime.fromtimestamp(int(modified), timezone.utc))
         return found
 
-    def manifests(self, app: str) -> dict[str, str]:
+    def manifests(self, app: str, only: str = "") -> dict[str, str]:
         # A manifest is one line. /dev/null makes grep name the file even where there is one only.
-        script = f'[ -d "$1" ] || exit 0; cd -- "$1" && find . -type f -name "[!.]*{MANIFEST}" -exec grep "" /dev/null {{}} +; [ $? -le 1 ]'
+        script = '[ -d "$1" ] || exit 0; cd -- "$1" && find . -type f -name "$2" -exec grep "" /dev/null {} +; [ $? -le 1 ]'
         found: dict[str, str] = {}
-        for line in self._run("reading the manifests", script, app).stdout.splitlines():
+        for line in self._run("reading the manifests", script, app, only or f"[!.]*{MANIFEST}").stdout.splitlines():
             path, _colon, text = line.partition(":")
             found[path[2:]] = found.get(path[2:], "") + text + "\n"
         return found

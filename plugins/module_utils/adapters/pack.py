@@ -97,7 +97,7 @@ def pack(folder: str, files: Mapping[str, FileFact], extra: str, stream: IO[byte
                     info = tarfile.TarInfo(name)
                     info.size, info.mode = os.fstat(source.fileno()).st_size, 0o600
                     # The tar archive takes anything with a read method.
-                    archive.addfile(info, hashed)  # type: ignore[arg-type]
+                    archive.addfile(info, hashed)
             except FileNotFoundError as error:
                 raise SluiceError(f"{path} is missing, so the backup is damaged and was not shipped.", "Take a new backup.", path=path) from error
             if name != extra and hashed.fact() != files[name]:

@@ -75,13 +75,16 @@ def policy(given: Mapping[str, int], place: str) -> Policy:
     :raises SluiceError: a number is negative, or none is above 0: that would keep nothing but the newest, which nobody means.
     """
     names = [each.name for each in fields(Policy)]
-    wanted = Policy(**{name: int(given.get(name) or 0) for name in names})
-    numbers = [getattr(wanted, name) for name in names]
-    if min(numbers) < 0 or not any(numbers):
+    try:
+        wanted = Policy(**{name: int(number) for name, number in given.items()})
+        numbers = [getattr(wanted, name) for name in names]
+        if min(numbers) < 0 or not any(numbers):
+            raise ValueError(numbers)
+    except (TypeError, ValueError) as error:
         raise SluiceError(
-            f"The retention of {place} is {dict(zip(names, numbers))}; no number may be negative, and one must be above 0.",
+            f"The retention of {place} is {dict(given)}: it is made of {', '.join(names)}; no number may be negative, and one must be above 0.",
             "Example: {last: 3, daily: 7, weekly: 5, monthly: 12, yearly: 2}",
-        )
+        ) from error
     return wanted
 
 
@@ -128,9 +131,9 @@ def _gone(copy: Copy) -> str:
     return "no rule keeps it" if copy.whole else "its files are missing or cut short, so it is no backup"
 
 
-def strays(modified: Mapping[str, datetime], known: Collection[str], now: datetime) -> list[str]:
-    """Return the files of a place that belong to no copy and are too old to be an upload that is going on."""
-    return sorted(name for name, moment in modified.items() if name not in known and moment < now - STRAY_AFTER)
+def is_stray(modified: datetime, now: datetime) -> bool:
+    """Tell whether a file that belongs to no copy is too old to be an upload that is going on."""
+    return modified < now - STRAY_AFTER
 
 
 def fresh(place: str, copies: Sequence[Copy] | None, max_age: int, now: datetime) -> Gate:

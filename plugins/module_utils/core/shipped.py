@@ -155,3 +155,26 @@ def local_copies(app: str, names: Sequence[str]) -> list[str]:
     """Return the folders among ``names`` that may hold a backup of the app."""
     start = backups.folder_name(app, "0")[:-1]
     return sorted(name for name in names if name.startswith(start))
+
+
+def files_of(shipped: Shipped) -> tuple[str, str]:
+    """Return the files of a copy in the order in which they are removed: a copy without its data is known as one that is none."""
+    return (shipped.data, manifest_name(shipped.release_id))
+
+
+def may_be_left(name: str) -> bool:
+    """Tell whether a file's name is one that a cut upload leaves; a file of somebody else is none of our business."""
+    return bool(re.match(r"\..+\.partial\Z|[^.].*\.tar(?:\.age|\.gpg)?(?:#.*)?\Z|[^.].*\.json#.*\Z", name))
+
+
+def belongs(name: str, manifests: Mapping[str, Shipped | None]) -> bool:
+    """Tell whether a file belongs to a copy; of a copy whose manifest cannot be read (None), everything does."""
+    if name in manifests:
+        return True
+    for manifest, shipped in manifests.items():
+        release = manifest[: -len(MANIFEST)]
+        if shipped is None and name in {data_name(release, kind) for kind in SUFFIX}:
+            return True
+        if shipped is not None and name == shipped.data:
+            return True
+    return False
