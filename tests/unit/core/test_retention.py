@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 NOW = datetime(2025, 11, 20, 12, tzinfo=timezone.utc)
 POLICIES = st.builds(Policy, **{name: st.integers(0, 4) for name in ("last", "daily", "weekly", "monthly", "yearly")})
 AGES = st.lists(st.integers(-3 * 24 * 60, 900 * 24 * 60), unique=True, max_size=40)
-COPIES = AGES.flatmap(
-    lambda ages: st.tuples(
-        *(
-            st.builds(
-                Copy, st.just("vault"), st.just(f"r{number}"), st.just(NOW - timedelta(minutes=age)), st.just(1), st.booleans(), st.sampled_from([True, True, False])
-            )
-            for number, age in enumerate(ages)
-        )
-    )
-)
+WHOLE = st.sampled_from([True, True, False])
+
+
+def one(number: int, age: int) -> st.SearchStrategy[Copy]:
+    created = NOW - timedelta(minutes=age)
+    return st.builds(Copy, st.just("vault"), st.just(f"r{number}"), st.just(created), st.just(1), st.booleans(), WHOLE)
+
+
+COPIES = AGES.flatmap(lambda ages: st.tuples(*(one(number, age) for number, age in enumerate(ages))))
 PINNED = st.sets(st.sampled_from([f"r{number}" for number in range(40)]), max_size=3)
 
 
