@@ -270,7 +270,8 @@ def words(error: Exception, name: str) -> str:
     """Return what went wrong in one place, as a sentence."""
     if isinstance(error, OSError):
         return f"{name}: {error.filename or 'a file'} could not be used: {error.strerror}."
-    return str(error) if str(error).startswith(name) else f"{name}: {error}"
+    text = error.message if isinstance(error, SluiceError) else str(error)
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def finished(result: dict[str, Any], gates: list[Gate], what: str) -> dict[str, Any]:

@@ -144,8 +144,8 @@ class Storage(Program):
 class Line:
     """A TCP line to a port that can be cut after so many bytes, or answer for the server."""
 
-    def __init__(self, port: int, cut_after: int = 1 << 62, answer: Callable[[bytes, int], bytes | None] | None = None) -> None:
-        self._to, self._cut_after, self._answer = port, cut_after, answer
+    def __init__(self, port: int, cut_after: int = 1 << 62, pause: float = 0, answer: Callable[[bytes, int], bytes | None] | None = None) -> None:
+        self._to, self._cut_after, self._pause, self._answer = port, cut_after, pause, answer
         self.count, self.connections, self.cut = 0, 0, False
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
@@ -178,6 +178,7 @@ class Line:
                 while block and self.count < self._cut_after:
                     self.count += len(block)
                     far.sendall(block)
+                    time.sleep(self._pause)
                     block = near.recv(65536)
                 if block:
                     self.cut = True

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +40,9 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._end = time.monotonic() + seconds
+        # What waits for a network or a disk does not look at clocks: the alarm goes off in the middle of it.
+        signal.signal(signal.SIGALRM, lambda _number, _frame: self._over())
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def left(self) -> float:
         """Return the seconds that are left.
@@ -47,10 +51,13 @@ class Deadline:
         """
         left = self._end - time.monotonic()
         if left <= 0:
-            raise SluiceError(
-                f"The work was not done within {self._seconds:g} s and was stopped.", "Raise timeout, or look what slows the way there.", timeout=self._seconds
-            )
+            self._over()
         return left
+
+    def _over(self) -> None:
+        raise SluiceError(
+            f"The work was not done within {self._seconds:g} s and was stopped.", "Raise timeout, or look what slows the way there.", timeout=self._seconds
+        )
 
     def guard(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """Pass blocks on until the time is over."""

@@ -56,7 +56,7 @@ class S3Destination:
                 **signature,
             )
             access, secret, token = self._keys
-            return boto3.session.Session().client(
+            made = boto3.session.Session().client(
                 "s3",
                 endpoint_url=given.get("endpoint") or None,
                 region_name=given.get("region") or None,
@@ -65,6 +65,9 @@ class S3Destination:
                 aws_session_token=token or None,
                 config=settings,
             )
+            # The library takes our alarm for a broken connection and tries again; before it does, it is asked whether there is time.
+            made.meta.events.register("before-send.s3", lambda **_about: deadline.left() and None)
+            return made
 
         self._client = client
         with self._told("opening the storage"):

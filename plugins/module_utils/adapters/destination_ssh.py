@@ -9,7 +9,6 @@ import hashlib
 import shlex
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -92,7 +91,6 @@ class SshDestination:
         try:
             written, seen, rc, said = self._send(self._words(script, app, temporary, str(size // 1024)), blocks)
             if rc:
-                self._deadline.left()
                 raise self._failed(rc, said, f"writing {name}")
             if seen != written.sha256:
                 raise SluiceError(f"{self.where(app)}: {name} has another SHA-256 there than what was sent.", "Look after that host's disk.")
@@ -120,18 +118,14 @@ class SshDestination:
 
     @contextmanager
     def _start(self, argv: Sequence[str], stdin: int) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-        """Start ssh; it is ended when the time is over, whatever it waits for, and at the latest when the block ends."""
+        """Start ssh; it is ended at the latest when the block ends."""
         with tempfile.TemporaryFile() as errors:
             # run_command keeps all of the output in memory; these are streams.
             # pylint: disable-next=ansible-bad-function
             process = subprocess.Popen(list(argv), env=clean_environment(), stdin=stdin, stdout=subprocess.PIPE, stderr=errors)
-            timer = threading.Timer(self._deadline.left(), process.kill)
-            timer.daemon = True
-            timer.start()
             try:
                 yield process, errors
             finally:
-                timer.cancel()
                 if process.poll() is None:
                     process.kill()
                     process.wait()
@@ -156,7 +150,6 @@ class SshDestination:
                     yield block
                 rc = process.wait()
                 if rc:
-                    self._deadline.left()
                     errors.seek(0)
                     raise self._failed(rc, errors.read().decode("utf-8", "replace"), f"reading {name}")
 
