@@ -29,7 +29,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 APP = "wallet"
 ACCESS, SECRET = "AKIATESTSENTINEL0001", "s3cret/Sentinel+value=0001"
 BUCKET = "backups"
-PACKAGES = {"age": "age", "gpg": "gnupg", "sshd": "openssh-server"}
+PACKAGES = {"age": "age", "gpg": "gnupg", "sshd": "openssh-server", "systemd-analyze": "systemd"}
 # Stands in the plain files of each backup; it must be in none that leaves this host encrypted.
 CANARY = b"PLAIN CUSTOMER DATA 4711"
 
