@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.edges import Edge, binary_of
+from tests.e2e.stores import Site, Ssh, Storage
 from tests.sandbox.demo import Load
 from tests.sandbox.runner import Run, run_playbook
 from tests.sandbox.world import CHECKOUT, World
@@ -87,3 +88,49 @@ def report(world: World, run: Run | None = None) -> dict[str, Any]:
     newest = next(record["release"] for record in reversed(world.ledger()) if record.get("release"))
     found: dict[str, Any] = json.loads(Path(world.facts["ledger"], "reports", f"{newest}.json").read_text(encoding="utf-8"))
     return found
+
+
+@pytest.fixture(scope="session")
+def backup_collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which modules find the checkout under the collection's name."""
+    root = tmp_path_factory.mktemp("collections")
+    (root / "ansible_collections" / "sluice").mkdir(parents=True)
+    (root / "ansible_collections" / "sluice" / "deploy").symlink_to(CHECKOUT)
+    return root
+
+
+@pytest.fixture
+def site(tmp_path: Path, backup_collections: Path) -> Site:
+    """Return a host with backups."""
+    return Site(tmp_path, backup_collections)
+
+
+@pytest.fixture(scope="module")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
+    """Run an SSH server."""
+    running = Ssh(tmp_path_factory.mktemp("ssh"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def ssh(ssh_server: Ssh) -> Ssh:
+    """Return the SSH server with an empty disk."""
+    shutil.rmtree(ssh_server.disk)
+    ssh_server.disk.mkdir()
+    return ssh_server
+
+
+@pytest.fixture(scope="module")
+def storage_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """Run storage that speaks S3."""
+    running = Storage(tmp_path_factory.mktemp("s3"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def storage(storage_server: Storage) -> Storage:
+    """Return the storage with one empty bucket."""
+    storage_server.empty()
+    return storage_server
