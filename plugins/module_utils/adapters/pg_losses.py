@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import pg_facts
@@ -69,7 +70,8 @@ def _table(live: Session, copy: Session, table: str) -> Loss:
     key = theirs["key"] if theirs["key"] == ours["key"] and set(theirs["key"] or ()) <= set(columns) else None
     row = _hash(columns)
     identity = _hash(key) if key else row
-    groups = [_groups(session, table, identity, row) for session in (copy, live)]
+    with ThreadPoolExecutor(2) as both:
+        groups = list(both.map(_groups, (copy, live), (table,) * 2, (identity,) * 2, (row,) * 2))
     differing = losses.differing(groups[0], groups[1])
     parts = losses.batches(differing)
     if parts is None:

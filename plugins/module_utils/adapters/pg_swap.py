@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,21 +125,17 @@ def open_copy(desk: Session, name: str, opened: bool) -> None:
     desk.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS {'true' if opened else 'false'}")
 
 
-class transaction:  # pylint: disable=invalid-name
-    """A transaction of a session: whole, or undone."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        self._session.execute("BEGIN")
-
-    def __exit__(self, kind: object, *_rest: object) -> None:
-        if kind is None:
-            self._session.execute("COMMIT")
-        else:
-            with suppress(SluiceError):
-                self._session.execute("ROLLBACK")
+@contextmanager
+def transaction(session: Session) -> Iterator[None]:
+    """Do the block's statements all or none; the server undoes them by itself when the session is lost."""
+    session.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        with suppress(SluiceError):
+            session.execute("ROLLBACK")
+        raise
+    session.execute("COMMIT")
 
 
 def end_clients(desk: Session, database: str, spare: int = 0) -> set[int]:

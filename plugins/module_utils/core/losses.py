@@ -20,8 +20,8 @@ COUNTERS = "by the server's counters, which also count what was rolled back"
 COUNTS = "at least: by the number of rows alone, which shows no update"
 UNKNOWN = "not known: the server's counters were set back since"
 # More groups than this are not split, and more rows than this are not compared one by one.
-GROUPS = 1 << 16
-BATCH_ROWS, MOST_ROWS = 100_000, 1_000_000
+GROUPS = 1 << 15
+BATCH_ROWS, MOST_ROWS = 50_000, 1_000_000
 _SHOWN = 12
 
 Groups = Mapping[int, tuple[int, str]]
