@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,8 +19,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import s
 from ansible_collections.sluice.deploy.plugins.module_utils.core.shipped import MANIFEST
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate
 
-# One part is held in memory. S3 takes 10,000 parts of 5 MiB or more, so only what is over 70 GiB needs larger ones.
-_PART = 8 << 20
+# Some parts are held in memory. S3 takes 10,000 parts of 5 MiB or more, so only what is over 44 GiB needs larger ones.
+_PART = 5 << 20
 _PARTS = 9_000
 _BLOCK = 1 << 20
 # Stands between the name and the id of an upload that was never completed; no name of ours has it.
@@ -145,7 +146,9 @@ class S3Destination:
                 upload = {**target, "UploadId": self._s3.create_multipart_upload(**target, ChecksumAlgorithm="SHA256", **self._protect)["UploadId"]}
             try:
                 done = []
-                for part in _chain(first, second, parts):
+                parts = itertools.chain([first, second], parts)
+                del first, second
+                for part in parts:
                     digest.update(part)
                     count += len(part)
                     sums.append(hashlib.sha256(part).digest())
@@ -169,14 +172,15 @@ class S3Destination:
 
     @staticmethod
     def _parts(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
-        part = bytearray()
+        # The blocks are of one size, so the parts are too; some storages ask for that.
+        held: list[bytes] = []
         for block in blocks:
-            part += block
-            while len(part) >= size:
-                yield bytes(part[:size])
-                del part[:size]
-        if part:
-            yield bytes(part)
+            held.append(block)
+            if sum(map(len, held)) >= size:
+                part, held = b"".join(held), []
+                yield part
+        if held:
+            yield b"".join(held)
 
     def differs(self, app: str, name: str, wanted: Written) -> str:
         try:
@@ -243,9 +247,3 @@ class S3Destination:
 
 def _sha(data: bytes) -> str:
     return b64encode(hashlib.sha256(data).digest()).decode()
-
-
-def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
-    yield from rest
