@@ -46,6 +46,10 @@ options:
     description: Largest size of the archive. What is bound to be larger is refused before anything starts; what grows larger is stopped. V(0) is no limit.
     type: int
     default: 0
+  checksum_max_bytes:
+    description: Size on disk of all tables together whose rows are hashed as well as counted, the smallest first. V(0) hashes none.
+    type: int
+    default: 67108864
   table:
     description: Version table of the migrations, noted in the manifest.
     type: str
@@ -87,22 +91,19 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_facts, pg_migrations, postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_facts, pg_globals, pg_migrations, pg_schema, postgres
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, make_folder, read_text, sync_directory, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.pgurl import PgUrl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
-ARCHIVE = "archive"
-MANIFEST = "manifest.json"
-
 
 def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Make the backup of a release, or check the one that is there."""
     url = postgres.read_url(params["env_file"], params["env_var"])
     final = os.path.join(params["directory"], backups.folder_name(params["app"], params["release_id"]))
-    path = os.path.join(final, MANIFEST)
+    path = os.path.join(final, backup_files.MANIFEST)
     written = read_text(path)
     if written is not None:
         return verify(params, url, final, backups.from_json(written, path))
@@ -112,7 +113,9 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         server = pg_facts.server(session)
         backups.check_client(clients.major("pg_dump"), server["major"])
         compression = choose_compression(clients, params["compression"])
-        needed = backups.estimate(pg_facts.table_bytes(session), compression)
+        tables = pg_facts.tables(session)
+        backups.check_rights([row["name"] for row in tables if not row["readable"]])
+        needed = backups.estimate(sum(int(row["bytes"]) for row in tables), compression)
         backups.check_room(needed, free_bytes(params["directory"]), params["max_bytes"], params["directory"])
         result = {"changed": True, "gates": [], "diff": {"before": "", "after": final + "\n"}}
         if check:
@@ -143,7 +146,7 @@ def verify(params: Mapping[str, Any], url: PgUrl, final: str, manifest: backups.
     """Check the backup that is there."""
     started = time.monotonic()
     backups.check_origin(manifest, params["app"], url.database)
-    gates = backups.check_files(manifest, backup_files.hash_files(final, skip=(MANIFEST,)))
+    gates = backups.check_files(manifest, backup_files.hash_files(final, skip=(backup_files.MANIFEST, backup_files.DRILL)))
     backups.refuse_failed(gates, f"The backup {final} is damaged")
     actions = [f"checked {final}, which was there already"]
     return {
@@ -158,7 +161,7 @@ def describe(final: str, manifest: backups.Manifest, seconds: float) -> dict[str
     """Return what the module says about a backup."""
     return {
         "path": final,
-        "manifest": os.path.join(final, MANIFEST),
+        "manifest": os.path.join(final, backup_files.MANIFEST),
         "bytes": manifest.total_bytes(),
         "seconds": seconds,
         "tables": dict(manifest.tables),
@@ -194,7 +197,7 @@ def dump(
     version: str,
 ) -> backups.Manifest:
     """Dump, count, read back and describe; the manifest is written last."""
-    archive, limit = os.path.join(partial, ARCHIVE), params["max_bytes"]
+    archive, limit = os.path.join(partial, backup_files.ARCHIVE), params["max_bytes"]
 
     def watch() -> None:
         seen = backup_files.folder_bytes(archive)
@@ -203,8 +206,9 @@ def dump(
                 f"The backup grew over its limit of {backups.size(limit)} and was stopped; nothing of it is left.", "Raise max_bytes.", limit=limit
             )
 
-    snapshot, lsn = pg_facts.export_snapshot(session)
+    snapshot, lsn, seen = pg_facts.export_snapshot(session)
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    first = pg_facts.sequences(session)
     level = compression if clients.major("pg_dump") >= 16 else {"none": "0"}.get(compression, compression.partition(":")[2] or "1")
     arguments = [
         "-Fd",
@@ -218,24 +222,48 @@ def dump(
         f"service={postgres.LIVE}",
     ]
     with clients.start("pg_dump", arguments) as job:
-        tables = pg_facts.count_tables(session)
+        tables = pg_facts.table_facts(session, params["checksum_max_bytes"])
         heads = migrations.heads(pg_migrations.version_table(session, params["table"])[1])
+        schema = pg_schema.schema_fingerprint(session)
         rc = job.wait(deadline, watch)
         if rc:
             raise job.failed(rc, "The dump failed, and nothing of it is left")
+    last = pg_facts.sequences(session)
     session.execute("COMMIT")
     watch()
+    write_atomic(os.path.join(partial, backup_files.SCHEMA), schema.text, 0o600)
+    held = pg_globals.dump_globals(clients, session, deadline, os.path.join(partial, backup_files.GLOBALS))
     # A listing reads the table of contents alone; only a full read proves that every block can be unpacked.
     with clients.start("pg_restore", ["-f", "/dev/null", archive]) as job:
         files = backup_files.hash_files(partial)
         rc = job.wait(deadline)
         if rc:
             raise job.failed(rc, "The archive cannot be read back, and nothing of it is left")
-    client = clients.major("pg_dump")
     manifest = backups.Manifest(
-        params["app"], params["release_id"], clients.url.database, created, version, str(client), lsn, compression, tables, tuple(heads), files
+        app=params["app"],
+        release_id=params["release_id"],
+        database=clients.url.database,
+        created=created,
+        server_version=version,
+        client_version=str(clients.major("pg_dump")),
+        lsn=lsn,
+        compression=compression,
+        tables={name: fact.rows for name, fact in tables.items()},
+        heads=tuple(heads),
+        files=files,
+        checksums={name: fact.checksum for name, fact in tables.items() if fact.checksum is not None},
+        table_bytes={name: fact.bytes for name, fact in tables.items()},
+        sequences={name: (first.get(name, value), value) for name, value in last.items()},
+        large_objects=pg_facts.large_objects(session),
+        extensions=pg_facts.extensions(session),
+        settings=pg_facts.settings(session),
+        roles=pg_facts.roles(session),
+        schema_sha256=schema.sha256,
+        globals=held,
+        writes=pg_facts.writes(session),
+        snapshot=seen,
     )
-    write_atomic(os.path.join(partial, MANIFEST), backups.to_json(manifest), 0o600)
+    write_atomic(os.path.join(partial, backup_files.MANIFEST), backups.to_json(manifest), 0o600)
     sync_directory(archive)
     return manifest
 
@@ -248,6 +276,7 @@ def main() -> None:
             jobs={"type": "int", "default": 2},
             compression={"type": "str", "default": "auto"},
             max_bytes={"type": "int", "default": 0},
+            checksum_max_bytes={"type": "int", "default": 67108864},
             table={"type": "str", "default": "sluice_migrations"},
         ),
         required_by={"fence": ["state_dir"]},

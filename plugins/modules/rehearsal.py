@@ -107,8 +107,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_copy, pg_facts, pg_migrations, postgres
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
+from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, drills, migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
@@ -118,7 +117,7 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     url = postgres.read_url(params["env_file"], params["env_var"])
     name = backups.rehearsal_name(url.database, params["database"])
     files = pg_migrations.read_migrations(params["migrations"]) if params["migrations"] else ()
-    manifest, gates, seconds = read_backup(params["backup"])
+    manifest, gates, seconds = backup_files.read_backup(params["backup"])
     with postgres.at_work("rehearsal", url, params, check, copy=name) as (clients, session, deadline):
         server = pg_facts.server(session)
         backups.check_origin(manifest, params["app"], url.database)
@@ -134,13 +133,15 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         left = pg_copy.drop_copy(session, name)
         actions = [f"dropped {name}, left by an earlier rehearsal"] if left else []
         try:
-            pg_copy.create_copy(session, name, backups.marker(params["app"], manifest.release_id))
+            pg_copy.create_copy(session, name, backups.marker(params["app"], manifest.release_id), manifest.settings)
+            pg_copy.copy_settings(session, name)
             started = time.monotonic()
             pg_copy.restore(clients, os.path.join(params["backup"], "archive"), params["jobs"], server["major"], deadline)
             with clients.session(deadline, postgres.COPY) as copy:
-                counts = pg_facts.count_tables(copy)
+                counts = {table: fact.rows for table, fact in pg_facts.table_facts(copy, 0).items()}
                 seconds["drill"] = round(time.monotonic() - started, 3)
-                gates += backups.check_tables(manifest, counts, seconds["drill"])
+                schema = backup_files.read_schema(params["backup"])
+                gates += drills.check_tables(manifest, counts) or [drills.passed(manifest, seconds["drill"], schema, schema)]
                 backups.refuse_failed(gates, f"The restored copy of {params['backup']} is not what was backed up")
                 actions.append(f"restored {params['backup']} into {name}")
                 copy.execute("ANALYZE")
@@ -163,19 +164,6 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
             )
         )
     return {**result, "actions": actions, "gates": [gate.as_dict() for gate in gates], "pending": applied, "seconds": seconds}
-
-
-def read_backup(folder: str) -> tuple[backups.Manifest, list[Gate], dict[str, float]]:
-    """Return the manifest of a backup whose files are all as it says."""
-    started = time.monotonic()
-    path = os.path.join(folder, "manifest.json")
-    text = read_text(path)
-    if text is None:
-        raise SluiceError(f"{folder} holds no manifest.json, so it is no backup that can be trusted.", "Take a new backup.", path=folder)
-    manifest = backups.from_json(text, path)
-    gates = backups.check_files(manifest, backup_files.hash_files(folder, skip=("manifest.json",)))
-    backups.refuse_failed(gates, f"The backup {folder} is damaged")
-    return manifest, gates, {"files": round(time.monotonic() - started, 3)}
 
 
 def rehearse(

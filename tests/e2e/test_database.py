@@ -262,7 +262,7 @@ def test_backup_is_whole_private_and_made_once(site: Site) -> None:
     assert result["changed"] and folder == site.backups / f"{APP}-{RELEASE}"
     assert manifest["tables"] == {"public.account": 3000, "public.entry": 2000, "public.sluice_migrations": 2}
     assert manifest["heads"] == ["0002_entry"] and manifest["database"] == site.database and manifest["server_version"].startswith("16.")
-    assert set(manifest["files"]) == {f"archive/{path.name}" for path in (folder / "archive").iterdir()}
+    assert set(manifest["files"]) == {f"archive/{path.name}" for path in (folder / "archive").iterdir()} | {"globals.sql", "schema.txt"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in (site.backups, folder, folder / "archive")} == {0o700}
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

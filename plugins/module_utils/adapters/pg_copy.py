@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pg_facts import server
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.postgres import COPY, Clients, Deadline, Session
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups
@@ -27,29 +30,32 @@ def check_may_create(session: Session) -> None:
     row = session.query("SELECT quote_ident(rolname) AS role, rolcreatedb OR rolsuper AS may FROM pg_roles WHERE rolname = current_user")[0]
     if not row["may"]:
         raise SluiceError(
-            f"The database user {row['role']} may not create databases, so no rehearsal database can be made.",
+            f"The database user {row['role']} may not create databases, so no copy can be made beside the real one.",
             f"As a superuser, run: ALTER ROLE {row['role']} CREATEDB;",
         )
 
 
-def create_copy(session: Session, name: str, comment: str) -> None:
-    """Create an empty database like the one of the session: encoding, locale and settings; with a comment that marks it as ours."""
-    like = session.query("SELECT to_jsonb(d) AS db, pg_encoding_to_char(encoding) AS encoding FROM pg_database d WHERE datname = current_database()")[0]
-    facts = like["db"]
+def create_copy(session: Session, name: str, comment: str, made: Mapping[str, str]) -> None:
+    """Create an empty database with a comment that marks it as ours.
+
+    :param made: settings of a manifest, of which encoding and locale are used; or of ``pg_facts.settings``.
+    """
     words = [
         "TEMPLATE template0",
-        f"ENCODING {literal(like['encoding'])}",
-        f"LC_COLLATE {literal(facts['datcollate'])}",
-        f"LC_CTYPE {literal(facts['datctype'])}",
+        f"ENCODING {literal(made['encoding'])}",
+        f"LC_COLLATE {literal(made['lc_collate'])}",
+        f"LC_CTYPE {literal(made['lc_ctype'])}",
     ]
-    # Columns of newer versions; older ones know libc only.
-    locale = facts.get("datlocale") or facts.get("daticulocale")
-    if facts.get("datlocprovider") == "i":
-        words.append(f"LOCALE_PROVIDER icu ICU_LOCALE {literal(locale)}")
-    elif facts.get("datlocprovider") == "b":
-        words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(locale)}")
+    if made["locale_provider"] == "i":
+        words.append(f"LOCALE_PROVIDER icu ICU_LOCALE {literal(made['locale'])}")
+    elif made["locale_provider"] == "b":
+        words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(made['locale'])}")
     session.execute(f"CREATE DATABASE {identifier(name)} {' '.join(words)}")
     session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
+
+
+def copy_settings(session: Session, name: str) -> None:
+    """Give a copy the settings of the session's database that ``ALTER DATABASE ... SET`` made."""
     settings = session.query(
         "SELECT split_part(setting, '=', 1) AS name FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(setconfig) AS setting"
         " WHERE setrole = 0 AND setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -61,10 +67,28 @@ def create_copy(session: Session, name: str, comment: str) -> None:
             session.execute(f"ALTER DATABASE {identifier(name)} SET {parameter} FROM CURRENT")
 
 
-def drop_copy(session: Session, name: str) -> bool:
-    """Drop a rehearsal database with whoever is in it; True when there was one.
+def seal_copy(session: Session, name: str, comment: str) -> None:
+    """Let nobody into a copy any more and say in its comment what it is, both at once."""
+    session.execute("BEGIN")
+    try:
+        session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
+        session.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS false")
+        session.execute("COMMIT")
+    except SluiceError:
+        with suppress(SluiceError):
+            session.execute("ROLLBACK")
+        raise
 
-    :raises SluiceError: a database of that name is not a rehearsal's.
+
+def sealed(session: Session, name: str) -> bool:
+    """Tell whether a database lets nobody in."""
+    return bool(session.value(f"SELECT NOT datallowconn AS sealed FROM pg_database WHERE datname = {literal(name)}"))
+
+
+def drop_copy(session: Session, name: str) -> bool:
+    """Drop a copy with whoever is in it; True when there was one.
+
+    :raises SluiceError: a database of that name is none that a drill or a rehearsal made.
     """
     comment = database_comment(session, name)
     if comment is not None:
@@ -74,11 +98,11 @@ def drop_copy(session: Session, name: str) -> bool:
     return comment is not None
 
 
-def restore(clients: Clients, archive: str, jobs: int, server_major: int, deadline: Deadline) -> float:
+def restore(clients: Clients, archive: str, jobs: int, server_major: int, deadline: Deadline, more: Sequence[str] = ()) -> float:
     """Restore an archive in parallel into the copy, and return the seconds it took."""
     newer = clients.major("pg_restore") >= 17 > server_major
     # From version 17 on the clients set transaction_timeout, which older servers do not know; nothing else may fail.
-    arguments = ["-Fd", f"-j{jobs}", "-d", f"service={COPY}", *([] if newer else ["--exit-on-error"]), archive]
+    arguments = ["-Fd", f"-j{jobs}", "-d", f"service={COPY}", *([] if newer else ["--exit-on-error"]), *more, archive]
     with clients.start("pg_restore", arguments, COPY) as job:
         rc = job.wait(deadline)
         said = [line for line in job.errors().splitlines() if line.startswith("pg_restore: error:")]

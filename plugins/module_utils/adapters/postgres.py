@@ -32,7 +32,7 @@ LIVE, COPY = "live", "copy"
 _CONNECT_TIMEOUT = 10
 _PREFIX = "sluice-pg-"
 WORK = "work"
-_KINDS = ("backup", "rehearsal", "migrate")
+_KINDS = ("backup", "drill", "rehearsal", "migrate")
 
 
 class Deadline:
@@ -418,7 +418,7 @@ def end_orphans(session: Session, app: str) -> int:
 def at_work(kind: str, url: PgUrl, params: Mapping[str, Any], check: bool, copy: str | None = None) -> Iterator[tuple[Clients, Session, Deadline]]:
     """Connect for one module: with the fence passed, the lock taken and orphans ended, unless it only checks.
 
-    :param kind: backup, rehearsal or migrate.
+    :param kind: one of ``_KINDS``.
     """
     deadline = Deadline(params["timeout"])
     if params["fence"] is not None and not check:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, PASS, Gate, stops
 
-FORMAT = 1
-MARKER = "sluice rehearsal"
-SUFFIX = "_rehearsal"
+FORMAT = 2
+MARKER, RESTORED = "sluice rehearsal", "sluice restored"
+SUFFIX, RESTORED_SUFFIX = "_rehearsal", "_restored"
 NAME_BYTES = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
@@ -42,7 +42,16 @@ class Manifest:
     :param lsn: the write-ahead log position of the snapshot.
     :param tables: rows of each table, counted inside the snapshot that was dumped.
     :param heads: migrations that were newest.
-    :param files: every file of the archive, with the path below the backup's folder.
+    :param files: every file of the backup, with the path below its folder.
+    :param checksums: sum of the row hashes of the tables that were cheap to hash, as text.
+    :param table_bytes: size of each table on disk when it was backed up.
+    :param sequences: the value each sequence gave next before and after the dump; only on a quiet database are they equal.
+    :param settings: what the database must be made with, and its own settings.
+    :param roles: roles that own something or were granted something, with their attributes; no passwords.
+    :param schema_sha256: fingerprint of the schema, whose text is ``schema.txt`` among the files.
+    :param globals: what ``globals.sql`` holds of the server's roles, or why there is none.
+    :param writes: counters of rows inserted, updated and deleted in each table when it was backed up.
+    :param snapshot: the transactions that the backup sees, ``xmin:xmax:running``.
     """
 
     app: str
@@ -56,6 +65,17 @@ class Manifest:
     tables: Mapping[str, int]
     heads: tuple[str, ...]
     files: Mapping[str, FileFact]
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    table_bytes: Mapping[str, int] = field(default_factory=dict)
+    sequences: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    large_objects: int = 0
+    extensions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+    schema_sha256: str = ""
+    globals: str = ""
+    writes: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    snapshot: str = ""
     format: int = field(default=FORMAT)
 
     def total_bytes(self) -> int:
@@ -77,11 +97,15 @@ def from_json(text: str, path: str) -> Manifest:
         data: dict[str, Any] = json.loads(text)
         if data["format"] != FORMAT:
             raise SluiceError(
-                f"{path} has the format {data['format']}; this version reads {FORMAT}.", "Use the version of the collection that wrote it.", path=path
+                f"{path} has the format {data['format']}; this version reads {FORMAT}.",
+                "Take a new backup, or use the version of the collection that wrote it.",
+                path=path,
             )
         data["files"] = {name: FileFact(int(fact["bytes"]), str(fact["sha256"])) for name, fact in data["files"].items()}
         data["tables"] = {name: int(rows) for name, rows in data["tables"].items()}
         data["heads"] = tuple(data["heads"])
+        data["sequences"] = {name: (int(first), int(last)) for name, (first, last) in data["sequences"].items()}
+        data["writes"] = {name: (int(ins), int(upd), int(gone)) for name, (ins, upd, gone) in data["writes"].items()}
         return Manifest(**data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SluiceError(f"The manifest {path} is damaged: it cannot be read as one.", _RESTORE, path=path) from error
@@ -147,6 +171,34 @@ def check_client(client: int, server: int) -> None:
             f"Install the clients of version {server}, or name their folder in client_directory.",
             client=client,
             server=server,
+        )
+
+
+def check_rights(unreadable: Sequence[str]) -> None:
+    """Refuse a database of which the role cannot read everything.
+
+    :raises SluiceError: with the tables and the statement that helps.
+    """
+    if unreadable:
+        shown = ", ".join(unreadable[:5]) + (f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else "")
+        raise SluiceError(
+            f"The database user may not read {shown}, so the backup would not be whole.",
+            "Use the owner of the database, or grant pg_read_all_data (version 14 and newer) to the user.",
+            tables=list(unreadable),
+        )
+
+
+def check_restorer(manifest: Manifest, client: int, server: int) -> None:
+    """Refuse a pg_restore that cannot read the archive or is older than the server.
+
+    :raises SluiceError: the archive was written by a newer pg_dump, or the clients are older than the server.
+    """
+    check_client(client, server)
+    if int(manifest.client_version) > client:
+        raise SluiceError(
+            f"The archive was written by pg_dump {manifest.client_version}; pg_restore here is version {client} and cannot read it.",
+            f"Install the clients of version {manifest.client_version}, or name their folder in client_directory.",
+            client=client,
         )
 
 
@@ -224,33 +276,28 @@ def _file_gate(name: str, wanted: FileFact, seen: FileFact | None) -> Gate:
     return Gate("backup", FAIL, f"{name} is damaged: it has the right size but another SHA-256.", value=seen.sha256, limit=wanted.sha256, remedy=_RESTORE)
 
 
-def check_tables(manifest: Manifest, seen: Mapping[str, int], seconds: float) -> list[Gate]:
-    """Compare a restored copy with the manifest: every table, to the last row."""
-    gates = []
-    for name in sorted({*manifest.tables, *seen}):
-        wanted, found = manifest.tables.get(name), seen.get(name)
-        if wanted != found:
-            was, now = ("no such table" if rows is None else f"{rows} rows" for rows in (wanted, found))
-            gates.append(Gate("drill", FAIL, f"{name}: {was} in the manifest, {now} in the restored copy.", value=now, limit=was, remedy=_RESTORE))
-    if gates:
-        return gates
-    rows = sum(manifest.tables.values())
-    sentence = (
-        f"The backup was restored in {seconds:.1f} s; all {len(manifest.tables)} tables have the {rows} rows that were counted in the dump's own snapshot."
-    )
-    return [Gate("drill", PASS, sentence, value=round(seconds, 3), sample=rows)]
-
-
 def rehearsal_name(database: str, wanted: str | None = None) -> str:
     """Return the name of the rehearsal database.
 
     :raises SluiceError: it is that of the real one, or longer than PostgreSQL can tell apart.
     """
-    name = wanted or _cut(database, NAME_BYTES - len(SUFFIX)) + SUFFIX
+    return _beside(database, wanted, SUFFIX, "rehearsal")
+
+
+def restored_name(database: str, wanted: str | None = None) -> str:
+    """Return the name of the restored copy: what the drill proves, the rehearsal is made from, and a rollback puts in place.
+
+    :raises SluiceError: it is that of the real one, or longer than PostgreSQL can tell apart.
+    """
+    return _beside(database, wanted, RESTORED_SUFFIX, "drill")
+
+
+def _beside(database: str, wanted: str | None, suffix: str, what: str) -> str:
+    name = wanted or _cut(database, NAME_BYTES - len(suffix)) + suffix
     if len(name.encode()) > NAME_BYTES:
-        raise SluiceError(f"The rehearsal database's name has {len(name.encode())} bytes; PostgreSQL cuts names after {NAME_BYTES}.", "Choose a shorter name.")
+        raise SluiceError(f"The {what} database's name has {len(name.encode())} bytes; PostgreSQL cuts names after {NAME_BYTES}.", "Choose a shorter name.")
     if name == database:
-        raise SluiceError(f"{name} is the real database; a rehearsal never runs there.", "Choose another name, or leave it out.")
+        raise SluiceError(f"{name} is the real database; a {what} never runs there.", "Choose another name, or leave it out.")
     return name
 
 
@@ -263,14 +310,27 @@ def marker(app: str, release_id: str) -> str:
     return f"{MARKER} of {app} {release_id}"
 
 
-def check_marker(name: str, comment: str | None) -> None:
-    """Refuse to drop a database that no rehearsal made; None is no database at all.
+def restored_marker(app: str, release_id: str, manifest_sha256: str = "", seconds: float | None = None) -> str:
+    """Return the comment by which a restored copy is known as one; only a whole and proven one names the manifest and the seconds its restore took."""
+    proof = "" if seconds is None else f" from manifest {manifest_sha256} in {seconds:.3f} s"
+    return f"{RESTORED} of {app} {release_id}{proof}"
 
-    :raises SluiceError: its comment is not the marker of a rehearsal.
+
+def restored_seconds(comment: str | None, app: str, release_id: str, manifest_sha256: str) -> float | None:
+    """Return the seconds a proven copy of exactly this backup took, or None when the comment is of anything else."""
+    found = re.match(re.escape(restored_marker(app, release_id)) + rf" from manifest {manifest_sha256} in (\d+\.\d+) s\Z", comment or "")
+    return float(found.group(1)) if found else None
+
+
+def check_marker(name: str, comment: str | None) -> None:
+    """Refuse to drop a database that neither a drill nor a rehearsal made; None is no database at all.
+
+    :raises SluiceError: its comment is neither's marker.
     """
-    if comment is not None and not comment.startswith(MARKER + " "):
+    if comment is not None and not comment.startswith((MARKER + " ", RESTORED + " ")):
         raise SluiceError(
-            f"The database {name} exists and no rehearsal made it (its comment does not begin with '{MARKER}'), so it is left alone.",
-            "Choose another name for the rehearsal, or drop it by hand if it is of no use.",
+            f"The database {name} exists and no drill and no rehearsal made it (its comment begins with neither '{RESTORED}' nor '{MARKER}'),"
+            " so it is left alone.",
+            "Choose another name for the copy, or drop it by hand if it is of no use.",
             database=name,
         )
