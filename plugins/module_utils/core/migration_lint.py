@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.facts import Schema
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sql_text import Statement, inner, statements
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, WAIVED, Gate
 
@@ -54,7 +55,12 @@ _RULES: Sequence[tuple[str, tuple[str, ...], str]] = (
     (r"^(?:insert|copy|with\b.*\binsert into)\b", (DATA,), "adds rows"),
     (r"^(?:select|values|table|with|call|execute|refresh)\b", (DATA,), "runs what cannot be told from its text"),
 )
-_NEUTRAL = re.compile(r"^(?:set|reset|show|analyze|vacuum|comment|lock|notify|discard|explain|reindex|cluster|checkpoint)\b", re.IGNORECASE)
+# The tools' own bookkeeping is nothing that the release does.
+_OWN = re.compile(r"\b(?:alembic_version|django_migrations|knex_migrations(?:_lock)?|_prisma_migrations|sluice_migrations|schema_migrations)\b", re.IGNORECASE)
+_NEUTRAL = re.compile(
+    r"^(?:begin|commit|start|savepoint|release|rollback|end|set|reset|show|analyze|vacuum|comment|lock|notify|discard|explain|reindex|cluster|checkpoint)\b",
+    re.IGNORECASE,
+)
 _ADDED = re.compile(r"\badd (?!constraint\b|primary\b|unique\b|check\b|foreign\b|exclude\b|value\b|generated\b)", re.IGNORECASE)
 _ALTERED = re.compile(rf"^alter (?:table|foreign table|materialized view|view) (?:if exists )?(?:only )?(?P<table>{_WORD})\*? (?P<clauses>.*)", re.IGNORECASE)
 _CREATED = re.compile(
@@ -110,7 +116,7 @@ def _steps(migration: str, statement: Statement, created: set[str]) -> list[Step
 def _judged(bare: str, created: set[str]) -> list[tuple[tuple[str, ...], str]]:
     """Return classes and words of each clause of a statement."""
     text = bare.strip()
-    if not text or _NEUTRAL.match(text):
+    if not text or _NEUTRAL.match(text) or _OWN.search(text):
         return []
     made = _CREATED.match(text)
     if made:
@@ -196,6 +202,17 @@ def judge_classes(steps: Sequence[Step], unread: Sequence[str], canary: bool, fl
     return Gate("classes", PASS, f"{len(steps)} steps: {counted}.", value=len(contract), sample=len(steps))
 
 
+def columns(schema: Schema) -> dict[str, str]:
+    """Return the type of each column, with ``!`` behind it when a row cannot leave the column out."""
+    found = {}
+    for name, definition in schema.objects().items():
+        if name.startswith("column "):
+            parts = definition.split(", ")[1:]
+            given = "not null" in parts and not any(part.startswith(("default ", "identity ", "generated ")) for part in parts)
+            found[name[len("column ") :]] = parts[0] + ("!" if given else "")
+    return found
+
+
 def columns_lost(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Return in words what a schema lost: columns that are gone, have another type, or newly forbid NULL without a default.
 
@@ -235,14 +252,14 @@ def judge_columns(lost: Sequence[str], canary: bool, floor_moves: bool) -> Gate:
     )
 
 
-def squawk_findings(stdout: str) -> list[str]:
-    """Return what squawk found, as ``file line 3: message (rule)``.
+def squawk_findings(migration: str, stdout: str) -> list[str]:
+    """Return what squawk found in a migration, as ``0007_x line 3: message (rule)``.
 
     :raises SluiceError: it did not answer in its JSON.
     """
     try:
         found: list[dict[str, Any]] = json.loads(stdout)
-        return [f"{row['file']} line {int(row['line']) + 1}: {row['message']} ({row['rule_name']})" for row in found]
+        return [f"{migration} line {int(row['line']) + 1}: {row['message'].rstrip('.')} ({row['rule_name']})" for row in found]
     except (ValueError, KeyError, TypeError) as error:
         raise SluiceError("squawk did not answer in JSON.", "Install squawk-cli 2 or newer, or set migrate_lint: off.", stdout=stdout[-500:]) from error
 

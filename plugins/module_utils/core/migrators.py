@@ -36,7 +36,8 @@ class Ask:
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool, as arguments. ``{name}`` in them is one migration, ``{app}`` and ``{own}`` its parts, ``{from}`` the head before it, ``{to}`` where to go back to.
+    """A tool, as arguments. ``{name}`` in them is one migration, ``{app}`` and ``{own}`` its parts, ``{from}`` the one before it,
+    ``{to}`` where to go back to.
 
     :param program: the words every call begins with; a path with a slash is one below the folder it runs in.
     :param current: what is applied.
@@ -136,7 +137,8 @@ def tool_from(name: str, commands: Mapping[str, Sequence[str]]) -> Tool:
 
 def answers(ask: Ask, stdout: str) -> list[str]:
     """Return what a tool's output answers, the oldest first."""
-    found, listening = [], not ask.after
+    found: list[str] = []
+    listening = not ask.after
     for line in stdout.splitlines():
         if ask.after and re.search(ask.after, line):
             listening = True

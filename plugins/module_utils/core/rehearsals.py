@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.core.backups import size
+from ansible_collections.sluice.deploy.plugins.module_utils.core.facts import Schema, TableFact
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, PASS, Gate
 
 NONE, DOWN, RESTORE = "none", "down", "restore"
@@ -17,13 +18,33 @@ SLOWER = 5.0
 NOTICED_S = 1.0
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any], what: str = "table") -> list[str]:
-    """Return in words where two facts of the same things differ."""
+def expected_schema(live: Schema, before: Schema, after: Schema) -> Schema:
+    """Return the schema the real database must have after the migration: what changed on the copy, changed there.
+
+    A restored copy can spell a definition otherwise than the database it is of; what the migrations did not touch is taken from the real one.
+
+    :param live: the real database before the migration.
+    :param before: the copy before it.
+    :param after: the copy after it.
+    """
+    objects, old, new = live.objects(), before.objects(), after.objects()
+    for name in {*old, *new}:
+        if old.get(name) != new.get(name):
+            objects.pop(name, None)
+            if name in new:
+                objects[name] = new[name]
+    return Schema("".join(f"{line}\n" for line in sorted(f"{name}: {definition}".rstrip() for name, definition in objects.items())))
+
+
+def rows_differ(before: Mapping[str, TableFact], after: Mapping[str, TableFact]) -> list[str]:
+    """Return in words which tables hold other rows."""
     words = []
     for name in sorted(set(before) | set(after)):
         was, now = before.get(name), after.get(name)
-        if was != now:
-            words.append(f"{what} {name} " + ("is new" if was is None else "is gone" if now is None else "has other rows"))
+        if was is None or now is None:
+            words.append(f"{name} is {'new' if was is None else 'gone'}")
+        elif (was.rows, was.checksum) != (now.rows, now.checksum):
+            words.append(f"{name} has other rows")
     return words
 
 
@@ -57,7 +78,8 @@ def forecast(steps: Sequence[Mapping[str, Any]], live_bytes: int, copy_bytes: in
 
     Waiting for locks is not in it: nobody uses the copy.
     """
-    return round(sum(step["seconds"] for step in steps) * max(1.0, live_bytes / max(1, copy_bytes)), 3)
+    total = sum(float(step["seconds"]) for step in steps)
+    return round(total * max(1.0, live_bytes / max(1, copy_bytes)), 3)
 
 
 def judge_duration(steps: Sequence[Mapping[str, Any]], seconds: float, limit: float) -> Gate:
@@ -67,7 +89,8 @@ def judge_duration(steps: Sequence[Mapping[str, Any]], seconds: float, limit: fl
         return Gate(
             "duration",
             FAIL,
-            f"The migrations would take about {seconds:.1f} s on the real database; the limit is {limit:g} s. The slowest is {slowest['name']} ({slowest['seconds']:.1f} s).",
+            f"The migrations would take about {seconds:.1f} s on the real database; the limit is {limit:g} s."
+            f" The slowest is {slowest['name']} ({slowest['seconds']:.1f} s).",
             value=seconds,
             limit=limit,
             sample=len(steps),
@@ -87,6 +110,20 @@ def judge_impact(locks: Sequence[Mapping[str, Any]], rewritten: Sequence[str], g
     )
 
 
+def judge_before(expected: str, found: str) -> Gate:
+    """Judge whether the real database still has the schema it had at the rehearsal."""
+    if expected == found:
+        return Gate("unchanged", PASS, "The real database has the schema it had at the rehearsal.", value=found[:16], limit=expected[:16])
+    return Gate(
+        "unchanged",
+        FAIL,
+        "The schema of the real database was changed since the rehearsal, past the migrations.",
+        value=found[:16],
+        limit=expected[:16],
+        remedy="Find out who changed it, then release again: the rehearsal must see it.",
+    )
+
+
 def judge_fingerprint(expected: str, found: str) -> Gate:
     """Judge whether the real database now has the schema that the rehearsal ended with."""
     if expected == found:
@@ -94,7 +131,8 @@ def judge_fingerprint(expected: str, found: str) -> Gate:
     return Gate(
         "fingerprint",
         FAIL,
-        "The real database has another schema than the copy had after the rehearsal: something was changed past the migrations, or they do not always do the same.",
+        "The real database has another schema than the copy had after the rehearsal:"
+        " something was changed past the migrations, or they do not always do the same.",
         value=found[:16],
         limit=expected[:16],
         remedy="Compare both schemas before anything is released on this one.",
