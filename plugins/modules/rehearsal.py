@@ -106,9 +106,9 @@ reversible:
   type: str
 rehearsal:
   description:
-    - What the ledger keeps and M(sluice.deploy.migrate) is given as O(sluice.deploy.migrate#module:expected). C(heads) are the newest migrations now, C(before) and C(fingerprint) the
-      real database's schema now and as it must be afterwards, C(seconds) what the migrations will take, C(classes) what they are,
-      C(reversible) as above, and C(floor_moves) whether a contract step was let pass.
+    - What the ledger keeps and M(sluice.deploy.migrate) is given as O(sluice.deploy.migrate#module:expected). C(heads) are the newest migrations now.
+      C(before) and C(fingerprint) are the real database's schema now and as it must be afterwards, C(seconds) what the migrations will take,
+      C(classes) what they are, C(reversible) as above, and C(floor_moves) whether a contract step was let pass.
   returned: when O(state=present), not in check mode
   type: dict
 """

@@ -113,7 +113,7 @@ def test_a_lock_key_fits_and_tells_apps_apart(app: str, database: str) -> None:
 
 def test_the_file_keeps_its_line_numbers_and_the_row_its_hash() -> None:
     found = migrations.arrange({"0001_it.sql": b"SELECT 1;\nSELECT 2 -- no end"})[0]
-    text = migrations.script(found, '"public"."t"', "it's", 300, 60)
+    text = migrations.script(found, migrations.LAYOUTS["sql"], '"public"."t"', "it's", 300, 60)
     assert text.splitlines()[1] == "SELECT 2 -- no end" and text.splitlines()[2] == ";"
     assert hashlib.sha256(b"SELECT 1;\nSELECT 2 -- no end").hexdigest() in text and "E'it''s'" in text
 
