@@ -47,12 +47,10 @@ options:
     type: str
     choices: [required, advisory, 'off']
     default: advisory
-  canary:
-    description: Whether two versions will serve on the migrated schema. Then a contract step (drop, rename, type change, NOT NULL) is refused.
-    type: bool
-    default: false
   floor_moves:
-    description: Let contract steps pass, knowing that no version that needs what they take may be returned to.
+    description:
+      - A contract step (drop, rename, type change, NOT NULL) is refused, because the live version serves on the migrated schema during the canary and
+        after a rollback. With V(true) it is let pass, knowing that no version before this one may be returned to.
     type: bool
     default: false
   limit_s:
@@ -67,7 +65,6 @@ EXAMPLES = r"""
     app: wallet
     env_file: /etc/wallet/production.env
     directory: /srv/wallet/releases/v1.0.0/migrations
-    canary: true
 
 - name: Drop the copy
   sluice.deploy.rehearsal:
@@ -176,7 +173,7 @@ def lint(
     created: set[str] = set()
     steps = tuple(step for name, text in sql.items() for step in migration_lint.classify(name, text, created))
     unread = [name for name in due if name not in sql]
-    gates = [migration_lint.judge_classes(steps, unread, params["canary"], params["floor_moves"], params["lint"])]
+    gates = [migration_lint.judge_classes(steps, unread, params["floor_moves"], params["lint"])]
     if params["lint"] != "off" and sql:
         gates.append(migration_lint.judge_squawk(migrators.squawk(sql, major, params, folder), len(sql), params["lint"]))
     return steps, gates
@@ -227,9 +224,7 @@ def rehearse(
     locks = [lock for entry in done for lock in entry["locks"]]
     gates = [
         Gate("rehearsal", PASS, f"{len(due)} pending migrations ran on the copy in {total:.2f} s.", value=total, sample=len(due)),
-        migration_lint.judge_columns(
-            migration_lint.columns_lost(migration_lint.columns(before), migration_lint.columns(after)), params["canary"], params["floor_moves"]
-        ),
+        migration_lint.judge_columns(migration_lint.columns_lost(migration_lint.columns(before), migration_lint.columns(after)), params["floor_moves"]),
         rehearsals.judge_duration(done, seconds, params["limit_s"]),
         rehearsals.judge_impact(locks, rewritten, growth),
         Gate("reversible", PASS, why, value=reversible),
@@ -275,7 +270,6 @@ def main() -> None:
                 database={"type": "str"},
                 restored={"type": "str"},
                 lint={"type": "str", "choices": list(migration_lint.LINT_MODES), "default": "advisory"},
-                canary={"type": "bool", "default": False},
                 floor_moves={"type": "bool", "default": False},
                 limit_s={"type": "float", "default": 1800.0},
             )
