@@ -91,9 +91,18 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_facts, pg_globals, pg_migrations, pg_schema, postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import (
+    backup_files,
+    pg_archive,
+    pg_blockers,
+    pg_facts,
+    pg_globals,
+    pg_migrations,
+    pg_schema,
+    postgres,
+)
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, make_folder, read_text, sync_directory, write_atomic
-from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
+from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, blockers, migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.pgurl import PgUrl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
@@ -112,12 +121,18 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     with postgres.at_work("backup", url, params, check) as (clients, session, deadline):
         server = pg_facts.server(session)
         backups.check_client(clients.major("pg_dump"), server["major"])
-        compression = choose_compression(clients, params["compression"])
+        compression = pg_archive.choose_compression(clients, params["compression"])
         tables = pg_facts.tables(session)
         backups.check_rights([row["name"] for row in tables if not row["readable"]])
         needed = backups.estimate(sum(int(row["bytes"]) for row in tables), compression)
+        around = pg_blockers.seen_sessions(session)
+        # The dump's leader and its workers; our own session is open already.
+        blockers.refuse_few_connections(around.free, params["jobs"] + 1, "The dump")
+        wait = 0.0 if check else params["lock_wait"]
+        blockers.refuse_locks(pg_blockers.wait_for_exclusive_locks(session, wait), wait)
+        beside = blockers.gate(around).as_dict()
         backups.check_room(needed, free_bytes(params["directory"]), params["max_bytes"], params["directory"])
-        result = {"changed": True, "gates": [], "diff": {"before": "", "after": final + "\n"}}
+        result = {"changed": True, "gates": [beside], "diff": {"before": "", "after": final + "\n"}}
         if check:
             return {**result, "actions": [f"would back up {url.location()} to {final}, about {backups.size(needed)}"]}
         removed = prepare(params["directory"], os.path.basename(final))
@@ -139,7 +154,12 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         value=manifest.total_bytes(),
         sample=len(manifest.files),
     )
-    return {**result, "actions": [*removed, f"backed up {url.location()} to {final}"], "gates": [gate.as_dict()], "backup": describe(final, manifest, seconds)}
+    return {
+        **result,
+        "actions": [*removed, f"backed up {url.location()} to {final}"],
+        "gates": [beside, gate.as_dict()],
+        "backup": describe(final, manifest, seconds),
+    }
 
 
 def verify(params: Mapping[str, Any], url: PgUrl, final: str, manifest: backups.Manifest) -> dict[str, Any]:
@@ -167,15 +187,6 @@ def describe(final: str, manifest: backups.Manifest, seconds: float) -> dict[str
         "tables": dict(manifest.tables),
         "compression": manifest.compression,
     }
-
-
-def choose_compression(clients: postgres.Clients, wanted: str) -> str:
-    """Return the compression: the one wanted, or the best the client has."""
-    candidates = backups.compressions(wanted)
-    for candidate in candidates:
-        if clients.compresses(candidate.split(":")[0]):
-            return candidate
-    raise SluiceError(f"{clients.tool('pg_dump')} was built without {' or '.join(candidates)}.", "Use compression: auto.")
 
 
 def prepare(directory: str, name: str) -> list[str]:
@@ -209,32 +220,25 @@ def dump(
     snapshot, lsn, seen = pg_facts.export_snapshot(session)
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     first = pg_facts.sequences(session)
-    level = compression if clients.major("pg_dump") >= 16 else {"none": "0"}.get(compression, compression.partition(":")[2] or "1")
-    arguments = [
-        "-Fd",
-        f"-j{params['jobs']}",
-        f"-Z{level}",
-        f"--snapshot={snapshot}",
-        "--lock-wait-timeout=10000",
-        "-f",
-        archive,
-        "-d",
-        f"service={postgres.LIVE}",
-    ]
-    with clients.start("pg_dump", arguments) as job:
+    with pg_archive.start_dump(clients, archive, snapshot, params["jobs"], compression, params["lock_wait"]) as job:
+        listed = [row["listed"] for row in pg_facts.tables(session)]
         tables = pg_facts.table_facts(session, params["checksum_max_bytes"])
         heads = migrations.heads(pg_migrations.version_table(session, params["table"])[1])
         schema = pg_schema.schema_fingerprint(session)
         rc = job.wait(deadline, watch)
         if rc:
+            if "lock" in job.errors():
+                # Somebody came for an exclusive lock after we looked; a session that is there already is still answered.
+                blockers.refuse_locks(pg_blockers.wait_for_exclusive_locks(session, 0), params["lock_wait"])
             raise job.failed(rc, "The dump failed, and nothing of it is left")
     last = pg_facts.sequences(session)
     session.execute("COMMIT")
     watch()
     write_atomic(os.path.join(partial, backup_files.SCHEMA), schema.text, 0o600)
     held = pg_globals.dump_globals(clients, session, deadline, os.path.join(partial, backup_files.GLOBALS))
-    # A listing reads the table of contents alone; only a full read proves that every block can be unpacked.
-    with clients.start("pg_restore", ["-f", "/dev/null", archive]) as job:
+    client = clients.major("pg_dump")
+    backups.check_listing(pg_archive.listing(clients, archive), clients.url.database, int(version.split(".")[0]), client, listed)
+    with pg_archive.start_decode(clients, archive) as job:
         files = backup_files.hash_files(partial)
         rc = job.wait(deadline)
         if rc:
@@ -245,7 +249,7 @@ def dump(
         database=clients.url.database,
         created=created,
         server_version=version,
-        client_version=str(clients.major("pg_dump")),
+        client_version=str(client),
         lsn=lsn,
         compression=compression,
         tables={name: fact.rows for name, fact in tables.items()},

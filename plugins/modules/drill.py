@@ -95,9 +95,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_copy, pg_facts, pg_schema, postgres
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pg_archive, pg_blockers, pg_copy, pg_facts, pg_schema, postgres
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import write_atomic
-from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, drills
+from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, blockers, drills
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
@@ -123,7 +123,12 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         if took is not None and pg_copy.sealed(session, name):
             gates.append(Gate("drill", PASS, f"{name} was restored from this backup in {took:.1f} s, compared, and closed since.", value=took))
             return {**result, "gates": [gate.as_dict() for gate in gates], "seconds": {**seconds, "restore": took}}
+        archive = os.path.join(folder, backup_files.ARCHIVE)
+        listing = pg_archive.listing(clients, archive)
+        backups.check_listing(listing, manifest.database, int(manifest.server_version.split(".")[0]), int(manifest.client_version), ())
         pg_copy.check_may_create(session)
+        # One session beside ours compares; pg_restore has a leader and its workers.
+        blockers.refuse_few_connections(pg_blockers.seen_sessions(session).free, params["jobs"] + 1, "The restore")
         result.update(changed=True, diff={"before": "", "after": f"{name}\n"})
         if check:
             return {**result, "actions": [f"would restore {folder} into {name}"], "gates": [gate.as_dict() for gate in gates], "seconds": seconds}
@@ -134,7 +139,6 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
                 pg_copy.copy_settings(session, name)
             started = time.monotonic()
             without = ["--no-owner", "--no-privileges"] if elsewhere else []
-            archive = os.path.join(folder, backup_files.ARCHIVE)
             pg_copy.restore(clients, archive, params["jobs"], server["major"], deadline, without)
             with clients.session(deadline, postgres.COPY) as copy:
                 copy.execute("ANALYZE")

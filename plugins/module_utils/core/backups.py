@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -186,6 +186,54 @@ def check_rights(unreadable: Sequence[str]) -> None:
             "Use the owner of the database, or grant pg_read_all_data (version 14 and newer) to the user.",
             tables=list(unreadable),
         )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What an archive's table of contents says: the database's name, the major versions of its server and of pg_dump, and the tables with rows."""
+
+    database: str
+    server: int
+    client: int
+    entries: tuple[str, ...]
+
+
+def parse_listing(text: str) -> Listing:
+    """Return what ``pg_restore --list`` printed."""
+    head = dict(re.findall(r"^;\s+(dbname|Dumped from database version|Dumped by pg_dump version): (.*)$", text, re.MULTILINE))
+    majors = [int((re.match(r"\d+", head.get(f"Dumped {each} version", "")) or ["0"])[0]) for each in ("from database", "by pg_dump")]
+    entries = tuple(line.split(" TABLE DATA ", 1)[1] for line in text.splitlines() if not line.startswith(";") and " TABLE DATA " in line)
+    return Listing(head.get("dbname", ""), majors[0], majors[1], entries)
+
+
+def check_listing(listing: Listing, database: str, server: int, client: int, tables: Sequence[str]) -> None:
+    """Refuse an archive whose table of contents is not that of this database.
+
+    :param tables: schema and name of each table that was counted, with a space between them.
+    :raises SluiceError: it is of another database, another server version, another pg_dump, or leaves tables out.
+    """
+    for what, had, wanted in (
+        ("database", listing.database, _listed(database)),
+        ("PostgreSQL version", listing.server, server),
+        ("pg_dump version", listing.client, client),
+    ):
+        if had != wanted:
+            raise SluiceError(f"The archive is of the {what} {had}, not of {wanted}.", _RESTORE)
+    found = {name for entry in listing.entries for name in _prefixes(entry)}
+    missing = [table for table in tables if _listed(table) not in found]
+    if missing:
+        raise SluiceError(f"The archive leaves out {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}.", _RESTORE, missing=missing)
+
+
+def _listed(name: str) -> str:
+    return re.sub(r"[\r\n]", " ", name)
+
+
+def _prefixes(entry: str) -> Iterator[str]:
+    """Return every text that may be schema and name in ``schema name owner``, since names may hold spaces."""
+    words = entry.split(" ")
+    for end in range(2, len(words)):
+        yield " ".join(words[:end])
 
 
 def check_restorer(manifest: Manifest, client: int, server: int) -> None:
