@@ -218,6 +218,8 @@ def main() -> None:
         module.fail_json(msg=str(error), **error.details())
     except OSError as error:
         module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     module.exit_json(**result)
 
 

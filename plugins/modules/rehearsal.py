@@ -144,13 +144,15 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         pg_copy.check_may_create(session)
         backups.check_proven(source, pg_copy.database_comment(session, source), params["app"])
         live = pg_schema.schema_fingerprint(session)
-        left = pg_copy.drop_copy(session, name)
-        actions = [f"dropped {name}, left by an earlier rehearsal"] if left else []
+        actions = [f"dropped {name}, left by an earlier rehearsal"] if pg_copy.drop_copy(session, name) else []
         try:
-            pg_copy.copy_database(session, source, name, backups.marker(params["app"], params["release_id"] or "no release"))
-            pg_copy.copy_settings(session, name)
+            make(params, session, source, name)
             with clients.session(deadline, postgres.COPY) as copy:
                 found = rehearse(params, clients, copy, deadline, name, live, pg_facts.database_bytes(session))
+            if found.pop("spoilt"):
+                make(params, session, source, name)
+                with clients.session(deadline, postgres.COPY) as copy:
+                    go(clients, copy, deadline, migrators.open_migrator(params, copy, clients, deadline, note, copy=name).up(postgres.COPY))
             judged = [*gates, *found.pop("gates")]
             backups.refuse_failed(judged, "The rehearsal was not passed")
         except BaseException:
@@ -163,6 +165,20 @@ def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     )
     actions += [f"copied {source} to {name}", f"ran {len(found['pending'])} steps on {name}"]
     return {**result, **found, "actions": actions, "gates": [gate.as_dict() for gate in judged]}
+
+
+def make(params: Mapping[str, Any], session: postgres.Session, source: str, name: str) -> None:
+    """Make the copy anew, with the timeouts that any tool is to have there."""
+    pg_copy.drop_copy(session, name)
+    pg_copy.copy_database(session, source, name, backups.marker(params["app"], params["release_id"] or "no release"))
+    pg_copy.copy_settings(session, name)
+    if params["tool"] not in SQL_TOOLS:
+        pg_guards.set_guards(session, name, params["lock_timeout_ms"], params["statement_timeout_s"])
+
+
+def go(clients: postgres.Clients, copy: postgres.Session, deadline: postgres.Deadline, steps: list[pg_guards.Step]) -> list[dict[str, Any]]:
+    """Run steps on the copy, where nobody else is."""
+    return [pg_guards.run_step(step, copy, clients, pg_guards.Rules(1), deadline, lambda: None) for step in steps]
 
 
 def lint(
@@ -193,31 +209,28 @@ def rehearse(
     heads, due = migrator.current(), migrator.pending()
     if due:
         migrator.prepare()
-    if params["tool"] not in SQL_TOOLS:
-        pg_guards.set_guards(copy, name, params["lock_timeout_ms"], params["statement_timeout_s"])
     before, rows = pg_schema.schema_fingerprint(copy), pg_facts.table_facts(copy, sys.maxsize)
     invalid, size, files = set(pg_facts.invalid_indexes(copy)), pg_facts.database_bytes(copy), pg_facts.table_files(copy)
 
-    def go(steps: list[pg_guards.Step]) -> list[dict[str, Any]]:
-        return [pg_guards.run_step(step, copy, clients, pg_guards.Rules(1), deadline, lambda: None) for step in steps]
-
-    done = go(migrator.up(postgres.COPY, True))
+    done = go(clients, copy, deadline, migrator.up(postgres.COPY, True))
     after, now = pg_schema.schema_fingerprint(copy), pg_facts.table_files(copy)
     broken = sorted(set(pg_facts.invalid_indexes(copy)) - invalid)
     if broken:
         raise SluiceError(f"The migrations left invalid indexes on the copy: {', '.join(broken)}.", "Correct the migration.", left=broken)
     rewritten, growth = sorted(each for each in files if each in now and files[each] != now[each]), pg_facts.database_bytes(copy) - size
-    problem, schema_same, differ, again = "", False, [], False
+    problem, back, schema_same, differ, again = "", [], False, [], False
     try:
-        go(migrator.down(heads, postgres.COPY) if due else [])
+        back = migrator.down(heads, postgres.COPY) if due else []
+        go(clients, copy, deadline, back)
+        if due:
+            returned = pg_schema.schema_fingerprint(copy)
+            schema_same, differ = returned.sha256 == before.sha256, rehearsals.rows_differ(rows, pg_facts.table_facts(copy, sys.maxsize))
+            if schema_same and not differ:
+                go(clients, copy, deadline, migrator.up(postgres.COPY))
+                again = pg_schema.schema_fingerprint(copy).sha256 == after.sha256
     except SluiceError as error:
         problem = error.message
-    if due and not problem:
-        returned = pg_schema.schema_fingerprint(copy)
-        schema_same, differ = returned.sha256 == before.sha256, rehearsals.rows_differ(rows, pg_facts.table_facts(copy, sys.maxsize))
-    go(migrator.up(postgres.COPY))
-    again = pg_schema.schema_fingerprint(copy).sha256 == after.sha256
-    drops = [f"{step.words}" for each, text in migrator.drops(due).items() for step in migration_lint.classify(each, text) if "irreversible" in step.classes]
+    drops = [step.words for each, text in migrator.drops(due).items() for step in migration_lint.classify(each, text) if "irreversible" in step.classes]
     reversible, why = rehearsals.reversible(due, problem, schema_same, differ, again, drops)
     seconds = rehearsals.forecast(done, live_bytes, size)
     total = round(sum(entry["seconds"] for entry in done), 3)
@@ -232,6 +245,8 @@ def rehearse(
     expected = rehearsals.expected_schema(live, before, after) if due else live
     return {
         "gates": gates,
+        # What went half the way back is no copy of what the real database will be.
+        "spoilt": bool(back) and not again,
         "pending": [{key: entry[key] for key in ("name", "seconds", "locks")} for entry in done],
         "impact": {"growth": growth, "rewritten": rewritten},
         "reversible": reversible,

@@ -180,7 +180,7 @@ class Site:
         return process
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
         for secret in (PASSWORD, quote(PASSWORD, safe="")):
             assert secret not in out + err

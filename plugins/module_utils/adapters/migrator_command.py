@@ -33,6 +33,8 @@ class Command:
         :param note: is told the number of each process that migrates.
         """
         self._session, self._clients, self._tool, self._folder, self._deadline, self._note = session, clients, tool, folder, deadline, note
+        # A tool takes half a second to say anything: it is asked once as long as nothing ran.
+        self._known: dict[tuple[str, ...], str] = {}
         self._secrets = (*clients.url.secrets(), *values.values())
         self._env = process.clean_environment(
             {
@@ -100,8 +102,11 @@ class Command:
         return [row["name"] for row in self._session.query(migrators.PRISMA_APPLIED)]
 
     def _asked(self, ask: Ask) -> list[str]:
-        done = process.run(self._argv(ask.words), timeout=self._left(), env=self._env, cwd=self._folder, ok=ask.ok, secrets=self._secrets)
-        return migrators.answers(ask, done.stdout)
+        if ask.words not in self._known:
+            argv = self._argv(ask.words)
+            done = process.run(argv, timeout=self._left(), env=self._env, cwd=self._folder, ok=ask.ok, secrets=self._secrets)
+            self._known[ask.words] = done.stdout
+        return migrators.answers(ask, self._known[ask.words])
 
     def _left(self) -> float:
         return min(120.0, self._deadline.left())
@@ -114,11 +119,13 @@ class Command:
 
         def start() -> Job:
             before[:] = [(self._applied(), schema_fingerprint(self._session))]
+            self._known.clear()
             job = Job(self._argv(words), self._env, self._clients.folder, None, self._secrets, cwd=self._folder)
             self._note(job.pid)
             return job
 
         def leftovers() -> list[str]:
+            self._known.clear()
             applied, schema = before[0]
             listed = sorted(set(self._applied()) ^ set(applied))
             return [f"{each} in its version table" for each in listed] + facts.schema_changes(schema, schema_fingerprint(self._session))

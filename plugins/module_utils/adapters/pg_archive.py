@@ -55,7 +55,5 @@ def listing(clients: Clients, archive: str) -> backups.Listing:
     """
     done = process.run([clients.tool("pg_restore"), "--list", archive], timeout=120, ok=(0, 1))
     if done.rc:
-        raise SluiceError(
-            f"The table of contents of {archive} cannot be read: {done.stderr.strip()[-500:]}", "Take a new backup.", stderr=done.stderr
-        )
+        raise SluiceError(f"The table of contents of {archive} cannot be read: {done.stderr.strip()[-500:]}", "Take a new backup.", stderr=done.stderr)
     return backups.parse_listing(done.stdout)
