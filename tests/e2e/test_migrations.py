@@ -98,7 +98,8 @@ def test_a_schema_changed_past_the_migrations_is_found_before_and_after(site: Si
     before = site.state()
     assert "was changed since the rehearsal" in site.bad("migrate", directory=site.files(MORE), expected=expected) and site.state() == before
     site.sql("DROP INDEX by_hand")
-    site.sql("CREATE FUNCTION sneak() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN IF to_regclass(''sneaked'') IS NULL THEN CREATE TABLE sneaked (); END IF; END'")
+    body = "BEGIN IF to_regclass(''sneaked'') IS NULL THEN CREATE TABLE sneaked (); END IF; END"
+    site.sql(f"CREATE FUNCTION sneak() RETURNS event_trigger LANGUAGE plpgsql AS '{body}'")
     expected = site.good("rehearsal", directory=site.files(MORE))["rehearsal"]
     site.sql("CREATE EVENT TRIGGER sneak ON ddl_command_end WHEN TAG IN ('ALTER TABLE') EXECUTE FUNCTION sneak()")
     expected["before"] = expected["fingerprint"]

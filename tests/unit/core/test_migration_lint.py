@@ -106,10 +106,14 @@ def test_squawk_is_read() -> None:
 
 def test_columns_of_a_schema_and_what_it_lost() -> None:
     before = Schema("column t.a: place 1, integer, not null\ncolumn t.b: place 2, text\ncolumn t.c: place 3, numeric(3,2)\ntable t: owner x\n")
-    after = Schema("column t.a: place 1, bigint, not null\ncolumn t.b: place 2, text, not null\ncolumn t.d: place 3, int, not null\ncolumn u.x: place 1, int, not null\n")
+    after = Schema(
+        "column t.a: place 1, bigint, not null\ncolumn t.b: place 2, text, not null\ncolumn t.d: place 3, int, not null\ncolumn u.x: place 1, int, not null\n"
+    )
     assert lint.columns(before) == {"t.a": "integer!", "t.b": "text", "t.c": "numeric(3,2)"}
     lost = lint.columns_lost(lint.columns(before), lint.columns(after))
     assert lost == ["t.a was integer and is bigint", "t.b must be given now", "t.c is gone", "t.d is new and must be given"]
-    relaxed = Schema("column t.a: place 1, integer\ncolumn t.b: place 2, text\ncolumn t.c: place 3, numeric(3,2)\ncolumn t.e: place 4, int, not null, default 1\n")
+    relaxed = Schema(
+        "column t.a: place 1, integer\ncolumn t.b: place 2, text\ncolumn t.c: place 3, numeric(3,2)\ncolumn t.e: place 4, int, not null, default 1\n"
+    )
     assert lint.columns_lost(lint.columns(before), lint.columns(relaxed)) == []
     assert [lint.judge_columns(words, moves).verdict for words, moves in (([], False), (lost, False), (lost, True))] == ["pass", "fail", "waived"]

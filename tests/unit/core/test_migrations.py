@@ -160,7 +160,10 @@ def test_what_cannot_run_as_it_stands_is_refused(files: dict[str, bytes], words:
 
 
 def test_a_concurrent_build_waits_without_a_lock_timeout() -> None:
-    files = {"0001_i.sql": b"-- sluice: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (b)", "0002_e.sql": b"-- Sluice: no-transaction \nALTER TYPE a ADD VALUE 'b'"}
+    files = {
+        "0001_i.sql": b"-- sluice: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (b)",
+        "0002_e.sql": b"-- Sluice: no-transaction \nALTER TYPE a ADD VALUE 'b'",
+    }
     texts = [migrations.script(found, migrations.LAYOUTS["sql"], "t", "", 300, 60) for found in migrations.arrange(files)]
     assert [text.split(";")[0] for text in texts] == ["SET lock_timeout = 0", "SET lock_timeout = 300"]
 
@@ -169,7 +172,8 @@ def test_the_way_back_is_the_newest_first_and_needs_its_files() -> None:
     files = migrations.arrange({**FILES, "0003_last.down.sql": b"DROP a", "0002_more-words.down.sql": b"DROP b"})
     assert [found.name for found in migrations.reversed_to(files, rows(3), ["0001_base"])] == ["0003_last", "0002_more-words"]
     assert migrations.reversed_to(files, rows(2), ["0002_more-words"]) == ()
-    for wanted, words in ((["0009_x"], "0009_x is not applied"), ([], "there is no file 0001_base.down.sql"), (["0001_base", "0002_more-words"], "is not applied")):
+    refused = ((["0009_x"], "0009_x is not applied"), ([], "there is no file 0001_base.down.sql"), (["0001_base", "0002_more-words"], "is not applied"))
+    for wanted, words in refused:
         with pytest.raises(SluiceError) as caught:
             migrations.reversed_to(files, rows(3), wanted)
         assert words in str(caught.value)

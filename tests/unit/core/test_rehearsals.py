@@ -46,7 +46,8 @@ def test_reversible(due: list[str], problem: str, same: bool, rows: list[str], a
 
 
 def test_what_a_way_back_drops_is_said() -> None:
-    assert "is lost with it where the way back drops: drops: a drop column b." in rehearsals.reversible(["m"], "", True, [], True, ["drops: a drop column b"])[1]
+    sentence = rehearsals.reversible(["m"], "", True, [], True, ["drops: a drop column b"])[1]
+    assert "is lost with it where the way back drops: drops: a drop column b." in sentence
 
 
 def test_rows_that_differ() -> None:
