@@ -66,11 +66,6 @@ def tables(session: Session) -> list[dict[str, Any]]:
     return session.query(_TABLES)
 
 
-def table_bytes(session: Session) -> int:
-    """Return the size of all tables on disk, without their indexes: an archive holds none."""
-    return sum(int(row["bytes"]) for row in tables(session))
-
-
 def table_facts(session: Session, checksum_max_bytes: int, only: Collection[str] | None = None) -> dict[str, facts.TableFact]:
     """Return exact rows and size of every table, and for the small ones a checksum of the rows, as the session's snapshot sees them.
 
