@@ -135,7 +135,7 @@ def run_step(step: Step, session: Session, clients: Clients, rules: Rules, deadl
                 rc = job.wait(deadline, watch)
             except BaseException as error:
                 # A client that is gone does not stop what the server is doing for it.
-                session.grant(10)
+                session.grant(30)
                 with suppress(SluiceError):
                     end_orphans(session, clients.what.partition(":")[2])
                 if isinstance(error, Blocked):
@@ -256,9 +256,11 @@ class Guards:
         try:
             set_guards(self._session, self._database, lock_timeout_ms, statement_timeout_s)
             yield
-        finally:
+        except BaseException:
             # Also when the time is up.
-            self._session.grant(10)
+            self._session.grant(30)
+            raise
+        finally:
             self._restore()
 
     def tool(self, pid: int) -> None:
