@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metric_sources, metrics, power, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metric_sources, metrics, power, restores, steps
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
 from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import guard_limits, with_guard
@@ -294,8 +294,28 @@ class ActionModule(ActionBase):
                 f"There is nothing to roll back to. {'; '.join(told) or 'The ledger knows no release that was live'}.",
                 "To leave the live version, release a good one with release.yml.",
             )
-        event = "rollback" if chosen.slot else "refuse"
-        return {"changed": False, "target": chosen.as_dict(), "event": event, "candidates": [candidate.as_dict() for candidate in found], "say": told}
+        database, why = self._database(args, next(release for release in args["releases"] if release["id"] == chosen.release))
+        return {
+            "changed": False,
+            "target": chosen.as_dict(),
+            "event": "rollback" if chosen.slot else "refuse",
+            "candidates": [candidate.as_dict() for candidate in found],
+            "database": database,
+            "say": [*told, why],
+        }
+
+    @staticmethod
+    def _database(args: dict[str, Any], release: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Choose how the database goes back; a release that migrated nothing leaves nothing to take back."""
+        done, manifest = release["done"], release["manifest"]
+        migrated = bool(done.get("migrate", {}).get("applied"))
+        if args["database"] != restores.LEAVE and not migrated:
+            return {"way": restores.LEAVE}, f"{release['version']} migrated nothing; the database stays as it is"
+        reversible = done.get("rehearse", {}).get("rehearsal", {}).get("reversible", restores.RESTORE)
+        way, why = restores.choose_way(args["database"], reversible, None)
+        folder = f"{release['version']}-{str(manifest.get('commit', ''))[:12]}"
+        backup, before = done.get("backup", {}).get("backup", {}).get("path", ""), done.get("migrate", {}).get("before", [])
+        return {"way": way, "backup": backup, "down_to": before, "migrations": folder}, why
 
     def _fleet(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Say in lines what every edge and slot does now."""

@@ -30,7 +30,7 @@ options:
       - V(by_hand) refuses a share set by hand that belongs to no release, or skips a step of O(steps) without O(reason).
       - V(share) fails unless the judge passes the share that is there, by O(samples), or O(reason) is given.
       - V(edges) tells what became of each of several edges, and fails when one of them failed. Run it on each of them.
-      - V(way_back) finds the version that O(releases) can go back to, and fails when there is none.
+      - V(way_back) finds the version that O(releases) can go back to, and fails when there is none, or when the database cannot go back as O(database) says.
       - V(after) tells from O(releases) and O(watch) whether the promoted release is due for another look; V(watch) judges that look by O(samples).
       - V(fleet) says in lines what the edges, the slots, the lease and the releases do now.
     type: str
@@ -126,6 +126,11 @@ options:
     description: Go on with a plan whose steps can detect nothing at the traffic there is.
     type: bool
     default: false
+  database:
+    description: What becomes of the database when a release is taken back.
+    type: str
+    choices: [leave, down, restore]
+    default: leave
   reason:
     description: Why a step is skipped, or a share is raised that the judge does not pass.
     type: str
@@ -228,6 +233,11 @@ target:
   description: The version to go back to, its slot, and why that is possible. An empty slot means that no traffic needs to move.
   returned: when O(about=way_back)
   type: dict
+database:
+  description: How the database goes back, with C(way), and for it C(backup) (the path of the release's own), C(down_to), and C(migrations) (the folder of the
+    version taken back).
+  returned: when O(about=way_back)
+  type: dict
 event:
   description: Event that the ledger is to write, V(rollback) or V(refuse).
   returned: when O(about=way_back)
@@ -270,6 +280,7 @@ ARGUMENTS = {
     "timezone": {"type": "str", "default": "UTC"},
     "self_test": {"type": "bool", "default": False},
     "accept_blind": {"type": "bool", "default": False},
+    "database": {"type": "str", "choices": ["leave", "down", "restore"], "default": "leave"},
     "reason": {"type": "str", "default": ""},
 }
 

@@ -121,8 +121,8 @@ def test_every_failing_gate_is_told_at_once(world: World, play: Play, tmp_path: 
     assert run.rc != 0
     for said in (
         "has mode 0644, so others can read it",
-        "STRIPE_WEBHOOK_SECRET is missing",
-        "is not a key such as sk_live_",
+        "environment STRIPE_WEBHOOK_SECRET: it is missing",
+        "environment STRIPE_SECRET_KEY: the value (22 characters) is a publishable key (pk_)",
         "MiB needed",
         "database:",
     ):
