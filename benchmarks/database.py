@@ -57,7 +57,7 @@ CREATE FUNCTION pg_temp.words(seed bigint, many int) RETURNS text LANGUAGE sql A
   SELECT string_agg((string_to_array('{WORDS}', ' '))[1 + (hashint8(seed * 31 + k) & 2147483647) % 24], ' ') FROM generate_series(1, many) k $$;
 CREATE TABLE customers (id bigserial PRIMARY KEY, email text NOT NULL, name text, city text, joined timestamptz, about text);
 INSERT INTO customers (email, name, city, joined, about) SELECT pg_temp.words(n, 1) || n || '@example.org', initcap(pg_temp.words(n * 3, 2)),
-  'city ' || n % 900, now() - n * interval '17 s', pg_temp.words(n * 7, 6) FROM generate_series(1, 500000) n;
+  'city ' || n % 900, now() - n * interval '17 s', pg_temp.words(n * 7, 20) FROM generate_series(1, 500000) n;
 CREATE TABLE products (id serial PRIMARY KEY, sku text, title text, price numeric(10, 2), tags jsonb);
 INSERT INTO products (sku, title, price, tags) SELECT md5(n::text), pg_temp.words(n, 5), (n * 37 % 99999) / 100.0,
   jsonb_build_object('colour', pg_temp.words(n, 1), 'size', n % 9) FROM generate_series(1, 50000) n;
@@ -69,7 +69,7 @@ INSERT INTO order_items (order_id, product, quantity, price) SELECT 1 + (hashint
   1 + n % 5, (hashint8(n * 3) & 65535) / 100.0 FROM generate_series(1, 4000000) n;
 CREATE TABLE events (id bigserial PRIMARY KEY, customer bigint, at timestamptz, body jsonb);
 INSERT INTO events (customer, at, body) SELECT 1 + (hashint8(n * 7) & 2147483647) % 500000, now() - n * interval '3 s',
-  jsonb_build_object('kind', pg_temp.words(n, 1), 'page', '/p/' || (hashint8(n) & 65535), 'agent', pg_temp.words(n % 50, 7), 'ms', n % 977)
+  jsonb_build_object('kind', pg_temp.words(n, 1), 'page', '/p/' || (hashint8(n) & 65535), 'agent', pg_temp.words(n % 50, 15), 'ms', n % 977)
   FROM generate_series(1, 1600000) n;
 ALTER TABLE orders ADD FOREIGN KEY (customer) REFERENCES customers;
 ALTER TABLE order_items ADD FOREIGN KEY (order_id) REFERENCES orders, ADD FOREIGN KEY (product) REFERENCES products;
@@ -232,19 +232,21 @@ def rehearse(bench: Bench, folder: Path) -> None:
     bench.module("drill", state="absent")
 
 
-def figures(bench: Bench) -> dict[str, float]:
-    """Return the ratios."""
-    proven = sum(bench.median(name) for name in ("zstd:3", "drill", "rehearsal"))
-    return {
+def figures(bench: Bench, restores: bool) -> dict[str, float]:
+    """Return the ratios, without those of restores where none was made."""
+    found = {
         "backup_zstd_wall": bench.median("zstd:3") / bench.median("dump"),
         "backup_zstd_size": bench.size("zstd:3") / bench.size("dump"),
         "backup_lz4_wall": bench.median("lz4") / bench.median("dump"),
         "backup_lz4_size": bench.size("lz4") / bench.size("dump"),
-        "restore_ratio": bench.median("drill's restore") / bench.median("restore"),
-        "prove_ratio": proven / (bench.median("dump") + bench.median("restore")),
         "peak_mib": bench.peak_kib / 1024,
-        **{f"{name.replace(' ', '_')}_s".replace(":3", "").replace("'s", ""): bench.median(name) for name in bench.seconds},
     }
+    if restores:
+        proven = sum(bench.median(name) for name in ("zstd:3", "drill", "rehearsal"))
+        found["restore_ratio"] = bench.median("drill's restore") / bench.median("restore")
+        found["prove_ratio"] = proven / (bench.median("dump") + bench.median("restore"))
+    seconds = {f"{name.replace(' ', '_').replace(':3', '')}_s".replace("'s", ""): bench.median(name) for name in bench.seconds}
+    return {**found, **seconds, "load": os.getloadavg()[0]}
 
 
 def main() -> None:
@@ -269,8 +271,7 @@ def main() -> None:
                 restore_by_hand(bench)
                 drill(bench, made)
                 rehearse(bench, made)
-        if wanted.only == "all":
-            print(json.dumps({name: round(value, 4) for name, value in figures(bench).items()}))
+        print(json.dumps({name: round(value, 4) for name, value in figures(bench, wanted.only == "all").items()}))
     finally:
         bench.server.stop()
         shutil.rmtree(bench.work, ignore_errors=True)

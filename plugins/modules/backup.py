@@ -122,15 +122,15 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
         server = pg_facts.server(session)
         backups.check_client(clients.major("pg_dump"), server["major"])
         compression = pg_archive.choose_compression(clients, params["compression"])
-        tables = pg_facts.tables(session)
-        backups.check_rights([row["name"] for row in tables if not row["readable"]])
-        needed = backups.estimate(sum(int(row["bytes"]) for row in tables), compression)
         around = pg_blockers.seen_sessions(session)
         # The dump's leader and its workers; our own session is open already.
         blockers.refuse_few_connections(around.free, params["jobs"] + 1, "The dump")
         wait = 0.0 if check else params["lock_wait"]
         blockers.refuse_locks(pg_blockers.wait_for_exclusive_locks(session, wait), wait)
         beside = blockers.gate(around).as_dict()
+        tables = pg_facts.tables(session)
+        backups.check_rights([row["name"] for row in tables if not row["readable"]])
+        needed = backups.estimate(sum(int(row["bytes"]) for row in tables), compression)
         backups.check_room(needed, free_bytes(params["directory"]), params["max_bytes"], params["directory"])
         result = {"changed": True, "gates": [beside], "diff": {"before": "", "after": final + "\n"}}
         if check:
@@ -227,7 +227,7 @@ def dump(
         schema = pg_schema.schema_fingerprint(session)
         rc = job.wait(deadline, watch)
         if rc:
-            if "lock" in job.errors():
+            if "lock" in job.errors().lower():
                 # Somebody came for an exclusive lock after we looked; a session that is there already is still answered.
                 blockers.refuse_locks(pg_blockers.wait_for_exclusive_locks(session, 0), params["lock_wait"])
             raise job.failed(rc, "The dump failed, and nothing of it is left")

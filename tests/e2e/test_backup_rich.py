@@ -13,22 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sluice.deploy.plugins.module_utils.core import facts
 
-from tests.e2e.test_database import APP, RELEASE, Server, Site, collections, damage_empty, damage_flip, damage_truncate, server  # noqa: F401
+from tests.e2e.test_database import Server, Site, collections, server  # noqa: F401
 
 RICH = """
 CREATE SCHEMA "Ärger & Co";
 CREATE TYPE mood AS ENUM ('sad', 'it''s ok', 'glad');
 CREATE DOMAIN cents AS bigint CHECK (VALUE >= 0);
 CREATE TYPE pair AS (a int, b text);
-CREATE TABLE "Ärger & Co"."Tab ""elle"": x" ("Spalte é" int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "t" text, twice int GENERATED ALWAYS AS (7 * 2) STORED);
+CREATE TABLE "Ärger & Co"."Tab ""elle"": x" ("Spalte é" int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  "t" text, twice int GENERATED ALWAYS AS (7 * 2) STORED);
 INSERT INTO "Ärger & Co"."Tab ""elle"": x" (t) SELECT 'zeile ' || n FROM generate_series(1, 50) n;
-CREATE TABLE a (id serial PRIMARY KEY, b int, state varchar(9) CHECK (state IN ('new', 'paid', 'it''s')), f float8, m mood, j jsonb, p pair, w money, ts timestamptz);
+CREATE TABLE a (id serial PRIMARY KEY, b int, state varchar(9) CHECK (state IN ('new', 'paid', 'it''s')), f float8,
+  m mood, j jsonb, p pair, w money, ts timestamptz);
 CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a DEFERRABLE INITIALLY DEFERRED);
 ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b DEFERRABLE INITIALLY DEFERRED, ADD dropped int, ADD later cents DEFAULT 3;
 ALTER TABLE a DROP dropped;
 BEGIN;
-INSERT INTO a (b, state, f, m, j, p, w, ts) SELECT n, 'paid', random(), 'glad', jsonb_build_object('n', n), ROW(n::int, 'x')::pair, 12.5, now() FROM generate_series(1, 200) n;
+INSERT INTO a (b, state, f, m, j, p, w, ts)
+  SELECT n, 'paid', random(), 'glad', jsonb_build_object('n', n), ROW(n::int, 'x')::pair, 12.5, now() FROM generate_series(1, 200) n;
 INSERT INTO b SELECT n, n FROM generate_series(1, 200) n;
 COMMIT;
 CREATE TABLE part (id int, region text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
@@ -121,3 +125,45 @@ def test_everything_comes_back_and_the_copy_is_closed(rich: Site, backup: Path) 
     rich.sql('CREATE DATABASE "try" TEMPLATE "Rich ""DB"" é_restored" STRATEGY file_copy')
     assert rich.server.sql('SELECT count(*) FROM "Ärger & Co"."Tab ""elle"": x"', "try") == "50"
     rich.sql('DROP DATABASE "try"')
+
+
+def test_whatever_differs_from_the_manifest_fails_the_drill_by_name(rich: Site, backup: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "fake"
+    shutil.copytree(backup, fake)
+    manifest = json.loads((fake / "manifest.json").read_text())
+    manifest["tables"]["public.many_7"] = 2
+    manifest["checksums"]["public.a"] = "7"
+    manifest["sequences"]["public.down_seq"] = [99, 100]
+    manifest["large_objects"] = 4
+    manifest["extensions"]["lost"] = "1"
+    (fake / "manifest.json").write_text(json.dumps(manifest))
+    message = rich.bad("drill", backup=str(fake))
+    for words in (
+        "public.many_7: 2 rows in the manifest, 1 rows in the restored copy",
+        "public.a: as many rows as in the manifest, with another content",
+        "public.down_seq: the next value was from 99 to 100 during the backup, and is 6",
+        "4 large objects were backed up, 3 are in the restored copy",
+        "Extensions are missing in the restored copy: lost",
+    ):
+        assert words in message
+    assert f"{rich.database}_restored" not in rich.databases()
+
+
+def test_the_schema_text_is_the_same_for_the_copy_and_shows_a_change(rich: Site, backup: Path) -> None:
+    text = (backup / "schema.txt").read_text()
+    found = facts.Schema(text).objects()
+    assert found["enum public.mood"].startswith("'sad' 'it''s ok' 'glad'") and "identity a" in found['column "Ärger & Co"."Tab ""elle"":\\ x"."Spalte é"']
+    for start in (
+        "view public.v",
+        "materialized view public.mv",
+        "policy public.b.mine",
+        "trigger public.a.touch",
+        "statistics public.st",
+        "rule public.parent.quiet",
+    ):
+        assert start in found, start
+    lines = facts.schema_changes(
+        facts.Schema(text),
+        facts.Schema(text.replace("enum public.mood: 'sad'", "enum public.mood: 'bad'").replace("policy public.b.mine", "policy public.b.yours")),
+    )
+    assert [line[0] for line in lines] == ["~", "-", "+"] and "enum public.mood" in lines[0]

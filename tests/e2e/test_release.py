@@ -336,6 +336,8 @@ def test_backup_by_hand_is_verified(world: World, play: Play) -> None:
     manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
     assert int(world.psql("SELECT count(*) FROM customers")) == manifest["tables"]["public.customers"]
     assert newest.stat().st_mode & 0o777 == 0o700
+    assert json.loads((newest / "drill.json").read_text(encoding="utf-8"))["seconds"]["restore"] > 0
+    assert world.psql("SELECT count(*) FROM pg_database WHERE datname LIKE '%restored'") == "0"
 
 
 def test_migrate_by_hand_is_rehearsed_and_idempotent(world: World, play: Play) -> None:

@@ -29,7 +29,8 @@ def _compresses(folder: Path) -> bool:
         return False
     words = [str(folder / "pg_dump"), "-Fc", "-h", "/nowhere", "-f", "/dev/null"]
     said = [subprocess.run([*words, f"-Z{each}"], capture_output=True, text=True, check=False, timeout=20).stderr for each in ("zstd", "lz4")]
-    return not any("compression" in each for each in said)
+    # Before version 16 there is a level and no method, and a method is an invalid value.
+    return not any("compression" in each or "invalid" in each for each in said)
 
 
 def _fetch(cache: Path) -> Path | None:
