@@ -289,6 +289,7 @@ def test_a_good_version_is_promoted_without_losing_a_request(world: World, play:
     assert f"wallet-web-{slot}" in dump.read_text(encoding="utf-8")
     gates = {gate["name"] for phase in done["phases"] for gate in phase["gates"]}
     assert {"rollback target", "environment", "database", "backup", "drill", "rehearsal", "compatibility", "migrate", "health", "smoke"} <= gates
+    assert {"classes", "reversible", "new version", "unchanged", "fingerprint"} <= gates
 
 
 def test_a_second_release_id_of_an_ended_release_is_refused(world: World, play: Play) -> None:

@@ -208,6 +208,7 @@ def told(records: list[dict[str, Any]]) -> list[tuple[str, str, bool, str]]:
 
 
 FIRST = story("r1", "v2", "blue", "v1", *promoted("r1"))
+MOVED = event("end", "r1", phase="rehearse", rehearsal={"floor_moves": True})
 SECOND = story("r2", "v3", "green", "v2", *promoted("r2"))
 
 
@@ -229,6 +230,8 @@ SECOND = story("r2", "v3", "green", "v2", *promoted("r2"))
             [("r1", "v1", False, "blue holds nothing now")],
         ),
         (FIRST + story("r2", "v3", "green", "v2", event("refuse", "r2")), [("r1", "v1", True, "it was live before v2 and is kept in blue")]),
+        (story("r1", "v2", "blue", "v1", MOVED, *promoted("r1")), [("r1", "v1", False, "the migrations of v2 moved the floor knowingly")]),
+        (story("r1", "v2", "blue", "v1", MOVED, *started("r1")), [("r1", "v1", True, "it is live; the share of v2 goes to 0")]),
         (story("r1", "v2", "blue", "v1", *promoted("r1"), floor="v2"), [("r1", "v1", False, "the migrations of v2 set the floor to v2")]),
     ],
 )
