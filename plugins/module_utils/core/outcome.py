@@ -43,7 +43,8 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
         if result.get("skipped"):
             continue
         actions += [f"{host}: {action}" for action in result.get("actions", [])]
-        gates += [{**gate, "host": host} for gate in result.get("gates", [])]
+        # A judgement over many hosts names the host of each gate itself.
+        gates += [{"host": host, **gate} for gate in result.get("gates", [])]
         if result.get("unreachable"):
             reasons.append(f"{host} cannot be reached: {result.get('msg', 'no reason given')}")
         elif result.get("failed"):
