@@ -232,19 +232,21 @@ def rehearse(bench: Bench, folder: Path) -> None:
     bench.module("drill", state="absent")
 
 
-def figures(bench: Bench) -> dict[str, float]:
-    """Return the ratios."""
-    proven = sum(bench.median(name) for name in ("zstd:3", "drill", "rehearsal"))
-    return {
+def figures(bench: Bench, restores: bool) -> dict[str, float]:
+    """Return the ratios, without those of restores where none was made."""
+    found = {
         "backup_zstd_wall": bench.median("zstd:3") / bench.median("dump"),
         "backup_zstd_size": bench.size("zstd:3") / bench.size("dump"),
         "backup_lz4_wall": bench.median("lz4") / bench.median("dump"),
         "backup_lz4_size": bench.size("lz4") / bench.size("dump"),
-        "restore_ratio": bench.median("drill's restore") / bench.median("restore"),
-        "prove_ratio": proven / (bench.median("dump") + bench.median("restore")),
         "peak_mib": bench.peak_kib / 1024,
-        **{f"{name.replace(' ', '_')}_s".replace(":3", "").replace("'s", ""): bench.median(name) for name in bench.seconds},
     }
+    if restores:
+        proven = sum(bench.median(name) for name in ("zstd:3", "drill", "rehearsal"))
+        found["restore_ratio"] = bench.median("drill's restore") / bench.median("restore")
+        found["prove_ratio"] = proven / (bench.median("dump") + bench.median("restore"))
+    seconds = {f"{name.replace(' ', '_').replace(':3', '')}_s".replace("'s", ""): bench.median(name) for name in bench.seconds}
+    return {**found, **seconds, "load": os.getloadavg()[0]}
 
 
 def main() -> None:
@@ -269,8 +271,7 @@ def main() -> None:
                 restore_by_hand(bench)
                 drill(bench, made)
                 rehearse(bench, made)
-        if wanted.only == "all":
-            print(json.dumps({name: round(value, 4) for name, value in figures(bench).items()}))
+        print(json.dumps({name: round(value, 4) for name, value in figures(bench, wanted.only == "all").items()}))
     finally:
         bench.server.stop()
         shutil.rmtree(bench.work, ignore_errors=True)

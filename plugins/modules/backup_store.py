@@ -15,7 +15,8 @@ description:
   - Works on backups that M(sluice.deploy.backup) made, on the host where they lie.
   - A copy is one file (a tar archive, encrypted on this host when O(encryption) says so) and a manifest of one line, in a folder of the app.
     The file is written under a temporary name, or as an object that is not there until it is complete; it is read back and compared; the manifest
-    comes last. Without its manifest nothing counts as a copy, so an upload that was cut is never taken for a backup. A cut run is begun anew.
+    comes last. It also notes whether the backup was restored once and compared, which C(drill.json) in the backup's folder says.
+    Without its manifest nothing counts as a copy, so an upload that was cut is never taken for a backup. A cut run is begun anew.
   - One destination that fails does not stop the others; the module fails at the end and names each.
 attributes:
   check_mode:
@@ -148,11 +149,6 @@ options:
     type: list
     elements: str
     default: []
-  drilled:
-    description: Releases whose backups were restored once and compared. It is noted in their copies.
-    type: list
-    elements: str
-    default: []
   max_age:
     description: Seconds that the newest copy of each place may be old, with O(state=read). V(0) judges nothing.
     type: int
@@ -227,7 +223,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, fence, pack, shipping
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.copies import MANIFEST, Place, look, look_here, remove_here
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.copies import DRILL, MANIFEST, Place, look, look_here, remove_here
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.destination import Deadline, Destination, open_destination
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, locked, make_folder, read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, dotenv, retention, shipped
@@ -256,7 +252,7 @@ def present(params: Mapping[str, Any], destinations: list[Destination], check: b
     gates = []
     for destination in destinations:
         try:
-            done = shipping.ship(source, destination, given["kind"], given["recipients"], params["drilled"], check)
+            done = shipping.ship(source, destination, given["kind"], given["recipients"], check)
         except (SluiceError, OSError) as error:
             gates.append(Gate("shipped", FAIL, words(error, destination.name), remedy=getattr(error, "remedy", "")))
             continue
@@ -289,7 +285,7 @@ def finished(result: dict[str, Any], gates: list[Gate], what: str) -> dict[str, 
 
 def places(params: Mapping[str, Any], destinations: list[Destination], now: datetime) -> list[Place]:
     """Look into every place."""
-    return [look_here(params["directory"], params["app"], params["drilled"]), *(look(each, params["app"], params["drilled"], now) for each in destinations)]
+    return [look_here(params["directory"], params["app"]), *(look(each, params["app"], now) for each in destinations)]
 
 
 def told(copy: retention.Copy, now: datetime) -> dict[str, Any]:
@@ -321,7 +317,7 @@ def fetched(params: Mapping[str, Any], destinations: list[Destination], check: b
     text = read_text(os.path.join(final, MANIFEST))
     if text is not None:
         manifest = backups.from_json(text, os.path.join(final, MANIFEST))
-        gates = backups.check_files(manifest, backup_files.hash_files(final, skip=(MANIFEST,)))
+        gates = backups.check_files(manifest, backup_files.hash_files(final, skip=(MANIFEST, DRILL)))
         backups.refuse_failed(gates, f"{final} is there and damaged. Move it away to fetch a copy")
         return {"changed": False, "actions": [f"checked {final}, which was there already"], "gates": [gate.as_dict() for gate in gates], "path": final}
     if os.path.lexists(final):
@@ -450,7 +446,6 @@ def main() -> None:
             "source": {"type": "str"},
             "retention": {"type": "dict"},
             "pinned": {"type": "list", "elements": "str", "default": []},
-            "drilled": {"type": "list", "elements": "str", "default": []},
             "max_age": {"type": "int", "default": 0},
             "env_file": {"type": "path"},
             "timeout": {"type": "int", "default": 3600},

@@ -190,7 +190,7 @@ def ports_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
 def database_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:
     url = postgres.read_url(params["env_file"], params["env_var"])
     with postgres.connect(url, "preflight", params["client_directory"]) as clients, clients.session(postgres.Deadline(10)) as session:
-        server, client, held = pg_facts.server(session), clients.major("pg_dump"), pg_facts.table_bytes(session)
+        server, client, held = pg_facts.server(session), clients.major("pg_dump"), sum(int(row["bytes"]) for row in pg_facts.tables(session))
     sentence = f"PostgreSQL {server['version']} answers with {held // MIB:,} MiB of tables; the clients are of version {client}"
     if client < int(server["major"]):
         return Gate("database", FAIL, sentence, value=client, limit=server["major"], remedy="Install the clients of the server's version or a newer one.")

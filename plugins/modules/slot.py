@@ -30,7 +30,8 @@ options:
       - V(read) tells what each slot holds.
       - V(prepared) fetches O(commit) of O(source) and builds it; nothing is started.
       - V(started) starts O(commit) in O(slot) and waits until it is healthy and passes O(smoke).
-      - V(rehearsed) starts what O(slot) holds once more on the rehearsal ports against the database O(database), sends O(smoke), and stops it again.
+      - V(rehearsed) starts what O(slot) holds once more on the rehearsal ports against the database O(database), sends O(smoke), and stops it again;
+        and then the same with O(version), when it is named and built.
       - V(stopped) ends the slot's processes and forgets them.
       - V(saved) makes the running processes of O(slot) the ones that come back after a reboot, and prunes old release folders.
       - V(absent) is V(stopped), and removes the release folder of O(commit) unless a slot holds it.
@@ -418,25 +419,31 @@ def rehearsed(host: Host, check: bool) -> bool:
         raise SluiceError(f"{host.slot} holds no version that could be rehearsed.", "Start the live version with the collection once.")
     if check:
         return False
+    before = "A rollback would break it, so nothing real was migrated. Split the migration: add first, remove in a later release."
+    host.gates.append(rehearse(host, "compatibility", f"The live version {live['version']}", live["folder"], live["version"], before))
+    if host.params["version"] and host.params["commit"]:
+        folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
+        if folder != live["folder"] and release_dir.is_built(folder):
+            new = f"The new version {host.params['version']}"
+            host.gates.append(rehearse(host, "new version", new, folder, host.params["version"], "Nothing real was migrated. Correct version or migration."))
+    return False
+
+
+def rehearse(host: Host, gate: str, what: str, folder: str, version: str, remedy: str) -> Gate:
+    """Start a version against the migrated copy, one process a service, send it everything, and end it."""
     env = host.environment()
     env[host.params["env_var"]] = pgurl.with_database(env[host.params["env_var"]], host.params["database"])
     single = [slots.Service(service.name, service.entry, service.ports, 1, service.mode, service.health_path) for service in host.services]
     try:
-        host.launch(slots.REHEARSAL, live["folder"], live["version"], env, single)
-        host.send_smoke(slots.REHEARSAL, smoke.COPY, live["folder"])
+        host.launch(slots.REHEARSAL, folder, version, env, single)
+        host.send_smoke(slots.REHEARSAL, smoke.COPY, folder)
     except SluiceError as error:
-        raise SluiceError(
-            f"The live version {live['version']} does not work on the migrated copy: {error.message}",
-            "A rollback would break it, so nothing real was migrated. Split the migration: add first, remove in a later release.",
-            **error.facts,
-        ) from error
+        raise SluiceError(f"{what} does not work on the migrated copy: {error.message}", remedy, **error.facts) from error
     finally:
         host.pm2.delete(host.names(slots.REHEARSAL))
         release_dir.forget(host.directory, slots.REHEARSAL)
-    host.gates[-1:] = [
-        Gate("compatibility", PASS, f"{live['version']} works on the migrated copy: healthy, {host.gates[-1].value} smoke requests good, writes included")
-    ]
-    return False
+    sent = host.gates.pop().value
+    return Gate(gate, PASS, f"{version} works on the migrated copy: healthy, {sent} smoke requests good, writes included")
 
 
 def stopped(host: Host, check: bool) -> bool:

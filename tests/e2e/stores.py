@@ -227,6 +227,11 @@ class Site:
         (made / "manifest.json").write_text(backups.to_json(manifest))
         return made
 
+    def drill(self, release_id: str) -> None:
+        """Leave what a drill leaves."""
+        made = self.backups / f"{APP}-{release_id}"
+        (made / "drill.json").write_text(json.dumps({"manifest_sha256": hashlib.sha256((made / "manifest.json").read_bytes()).hexdigest()}))
+
     def start(self, check: bool = False, kill_at: int | None = None, beneath: Path | None = None, **arguments: Any) -> subprocess.Popen[str]:
         given = {"app": APP, "directory": str(self.backups), "env_file": str(self.env), "timeout": 60, **arguments}
         given = {key: value for key, value in given.items() if value is not None}

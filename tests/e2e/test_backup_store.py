@@ -204,9 +204,13 @@ def test_a_drill_is_noted_in_the_copies(site: Site) -> None:
     everywhere = [site.path()]
     site.backup("r1")
     site.good(release_id="r1", destinations=everywhere)
-    assert site.good(release_id="r1", destinations=everywhere, drilled=["r1"])["changed"]
-    assert not site.good(release_id="r1", destinations=everywhere, drilled=["r1"])["changed"]
-    assert [copy["drilled"] for copy in site.good(state="read", destinations=everywhere)["copies"]] == [False, True]
+    (site.backups / "wallet-r1" / "drill.json").write_text('{"manifest_sha256": "of another"}')
+    assert not site.good(release_id="r1", destinations=everywhere)["changed"]
+    site.drill("r1")
+    assert site.good(release_id="r1", destinations=everywhere)["changed"]
+    assert not site.good(release_id="r1", destinations=everywhere)["changed"]
+    assert not site.good(state="fetched", release_id="r1", destinations=everywhere)["changed"]
+    assert [copy["drilled"] for copy in site.good(state="read", destinations=everywhere)["copies"]] == [True, True]
 
 
 def test_the_age_of_every_place(site: Site, ssh: Ssh, storage: Storage, everywhere: list[dict[str, Any]]) -> None:
@@ -228,8 +232,10 @@ def test_the_age_of_every_place(site: Site, ssh: Ssh, storage: Storage, everywhe
 def test_pruning_everywhere(site: Site, ssh: Ssh, storage: Storage, everywhere: list[dict[str, Any]]) -> None:
     for day in range(8):
         site.backup(f"d{day}", days=day)
+        if day == 6:
+            site.drill("d6")
         if day != 5:
-            site.good(release_id=f"d{day}", destinations=everywhere[:1], drilled=["d6"])
+            site.good(release_id=f"d{day}", destinations=everywhere[:1])
     shutil.copytree(site.disk / APP, ssh.disk / APP)
     for path in (site.disk / APP).iterdir():
         storage.client.put_object(Bucket=BUCKET, Key=f"prod/{APP}/{path.name}", Body=path.read_bytes())
@@ -250,8 +256,9 @@ def test_pruning_everywhere(site: Site, ssh: Ssh, storage: Storage, everywhere: 
     }
     for files in lying(site, ssh, storage).values():
         assert sorted(files) == sorted(f"{APP}/{name}.{suffix}" for name in kept for suffix in ("json", "tar"))
-    # Here the drill is not known, and no destination has d5.
-    assert sorted(path.name for path in site.backups.iterdir() if path.is_dir()) == ["wallet-d0", "wallet-d1", "wallet-d4", "wallet-d5", "wallet-eu-d1"]
+    # No destination has d5.
+    here = sorted(path.name for path in site.backups.iterdir() if path.is_dir())
+    assert here == ["wallet-d0", "wallet-d1", "wallet-d4", "wallet-d5", "wallet-d6", "wallet-eu-d1"]
     assert "-offsite d2 " in "".join(f"-{line}\n" for line in set(result["diff"]["before"].splitlines()) - set(result["diff"]["after"].splitlines()))
     assert not site.good(**rules)["changed"]
     more = [{**each, "retention": {"last": 1}} if each["name"] == "vault" else each for each in everywhere]

@@ -180,7 +180,7 @@ class Site:
         return process
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
         for secret in (PASSWORD, quote(PASSWORD, safe="")):
             assert secret not in out + err
@@ -207,6 +207,11 @@ class Site:
     def backup(self, release_id: str = RELEASE, **arguments: Any) -> dict[str, Any]:
         return self.good("backup", directory=str(self.backups), release_id=release_id, **arguments)
 
+    def rehearse(self, files: dict[str, str], **arguments: Any) -> dict[str, Any]:
+        """Back up and restore once, and rehearse."""
+        self.good("drill", backup=self.backup()["backup"]["path"])
+        return self.good("rehearsal", directory=self.files(files), **arguments)
+
     def sql(self, statement: str) -> str:
         return self.server.sql(statement, self.database)
 
@@ -230,7 +235,7 @@ def site(server: Server, collections: Path, tmp_path: Path, request: pytest.Fixt
     found.migrate(BASE)
     yield found
     if server.process:
-        for name in (database, f"{database}_rehearsal"):
+        for name in (database, f"{database}_rehearsal", f"{database}_restored"):
             server.sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
@@ -278,37 +283,36 @@ def test_backup_in_check_mode_writes_nothing(site: Site) -> None:
 
 
 def test_drill_and_rehearsal_leave_production_alone(site: Site) -> None:
-    site.backup()
+    folder = site.backup()["backup"]["path"]
     site.sql("INSERT INTO entry (account, cents) VALUES (1, 1)")  # written since the backup: neither copied nor lost
     before = site.state()
-    arguments = {"backup": str(site.backups / f"{APP}-{RELEASE}"), "migrations": site.files(MORE)}
+    arguments = {"directory": site.files(MORE)}
     planned = site.good("rehearsal", check=True, **arguments)
     assert [entry["name"] for entry in planned["pending"]] == ["0003_mail"] and site.databases() == site.database
+    assert "no restored copy of wallet that a drill proved" in site.bad("rehearsal", **arguments)
+    site.good("drill", backup=folder)
     result = site.good("rehearsal", **arguments)
-    assert [gate["name"] for gate in result["gates"]] == ["backup", "drill", "rehearsal"] and {gate["verdict"] for gate in result["gates"]} == {"pass"}
-    assert result["database"] == f"{site.database}_rehearsal" and [entry["name"] for entry in result["pending"]] == ["0003_mail"]
-    assert set(result["seconds"]) == {"files", "drill", "migrations"} and "postgresql" not in json.dumps(result)
+    names = ["classes", "lint", "rehearsal", "contract", "duration", "impact", "reversible"]
+    assert [gate["name"] for gate in result["gates"]] == names and {gate["verdict"] for gate in result["gates"]} == {"pass"}
+    copy, restored = f"{site.database}_rehearsal", f"{site.database}_restored"
+    assert result["database"] == copy and [entry["name"] for entry in result["pending"]] == ["0003_mail"] and "postgresql" not in json.dumps(result)
     assert site.state() == before
-    copy = f"{site.database}_rehearsal"
-    assert site.server.sql("SELECT count(*) FROM entry; SELECT count(mail) FROM account; SELECT max(number) FROM sluice_migrations", copy).split() == [
-        "2000",
-        "0",
-        "3",
-    ]
+    look = "SELECT count(*) FROM entry; SELECT count(mail) FROM account; SELECT max(number) FROM sluice_migrations"
+    assert site.server.sql(look, copy).split() == ["2000", "0", "3"]
     assert "dropped" in site.good("rehearsal", **arguments)["actions"][0]  # a copy left over is made anew
     assert site.good("rehearsal", state="absent", check=True)["changed"] and copy in site.databases()
-    assert site.good("rehearsal", state="absent")["changed"] and site.databases() == site.database
+    assert site.good("rehearsal", state="absent")["changed"] and site.databases() == f"{site.database} {restored}"
     assert not site.good("rehearsal", state="absent")["changed"]
     assert site.state() == before
 
 
 def test_a_migration_that_fails_in_rehearsal_leaves_no_copy(site: Site) -> None:
-    site.backup()
+    site.rehearse(BASE)
     before = site.state()
     files = site.files({**BASE, "0003_bad.sql": "ALTER TABLE account ADD mail text;\n\nALTER TABLE nowhere ADD x int;\n"})
-    message = site.bad("rehearsal", backup=str(site.backups / f"{APP}-{RELEASE}"), migrations=files)
+    message = site.bad("rehearsal", directory=files)
     assert 'Migration 0003_bad failed at line 3: relation "nowhere" does not exist' in message
-    assert site.databases() == site.database and site.state() == before
+    assert site.databases() == f"{site.database} {site.database}_restored" and site.state() == before
 
 
 def damage_truncate(path: Path) -> None:
@@ -335,31 +339,31 @@ def test_damage_is_caught_by_name_before_anything_is_restored(site: Site) -> Non
     for words, hurt in DAMAGE.items():
         for path in (data, folder / "archive" / "toc.dat"):
             hurt(path)
-            message = site.bad("rehearsal", backup=str(folder))
+            message = site.bad("drill", backup=str(folder))
             assert f"archive/{path.name} {words}" in message and message.count("archive/") == 1, message
             path.write_bytes(whole[path])
     damage_flip(data)
     assert f"archive/{data.name} is damaged" in site.bad("backup", directory=str(site.backups), release_id=RELEASE)
     data.write_bytes(whole[data])
     (folder / "manifest.json").write_text("{")
-    assert "manifest.json is damaged" in site.bad("rehearsal", backup=str(folder))
+    assert "manifest.json is damaged" in site.bad("drill", backup=str(folder))
     (folder / "manifest.json").unlink()
-    assert "holds no manifest.json" in site.bad("rehearsal", backup=str(folder))
+    assert "holds no manifest.json" in site.bad("drill", backup=str(folder))
     assert site.databases() == site.database
 
 
 def test_a_manifest_that_promises_more_rows_fails_the_drill(site: Site) -> None:
     path = Path(site.backup()["backup"]["manifest"])
     path.write_text(path.read_text().replace('"public.entry": 2000', '"public.entry": 2001'))
-    assert "public.entry: 2001 rows in the manifest, 2000 rows in the restored copy" in site.bad("rehearsal", backup=str(path.parent))
+    assert "public.entry: 2001 rows in the manifest, 2000 rows in the restored copy" in site.bad("drill", backup=str(path.parent))
     assert site.databases() == site.database
 
 
 def test_a_backup_of_another_app_or_database_is_refused(site: Site) -> None:
     folder = site.backup()["backup"]["path"]
-    assert "of the app wallet, not of shop" in site.bad("rehearsal", backup=folder, app="shop")
+    assert "of the app wallet, not of shop" in site.bad("drill", backup=folder, app="shop")
     site.use(site.server.url("postgres"))
-    assert f"of the database {site.database}, not of postgres" in site.bad("rehearsal", backup=folder)
+    assert f"of the database {site.database}, not of postgres" in site.bad("drill", backup=folder)
 
 
 def test_counts_are_those_of_the_dump_while_others_write(site: Site) -> None:
@@ -380,13 +384,14 @@ def test_counts_are_those_of_the_dump_while_others_write(site: Site) -> None:
         before = int(site.sql("SELECT count(*) FROM entry"))
         counted = site.backup()["backup"]["tables"]["public.entry"]
         after = int(site.sql("SELECT count(*) FROM entry"))
-        result = site.good("rehearsal", backup=str(site.backups / f"{APP}-{RELEASE}"))
+        result = site.good("drill", backup=str(site.backups / f"{APP}-{RELEASE}"))
     finally:
         stop.set()
         thread.join()
         writer.communicate(timeout=10)
     assert before < counted < after
     assert [gate["verdict"] for gate in result["gates"]] == ["pass", "pass"]
+    site.good("rehearsal", directory=site.files(BASE))
     assert int(site.server.sql("SELECT count(*) FROM entry", f"{site.database}_rehearsal")) == counted
 
 
@@ -537,7 +542,9 @@ def test_a_database_that_no_rehearsal_made_is_left_alone(site: Site) -> None:
     folder = site.backup()["backup"]["path"]
     copy = f"{site.database}_rehearsal"
     site.sql(f'CREATE DATABASE "{copy}"')
-    for arguments in ({"state": "absent"}, {"backup": folder}, {"state": "absent", "check": True}, {"backup": folder, "check": True}):
+    site.good("drill", backup=folder)
+    there = {"directory": site.files(BASE)}
+    for arguments in ({"state": "absent"}, there, {"state": "absent", "check": True}, {**there, "check": True}):
         assert "no rehearsal made it" in site.bad("rehearsal", **arguments)
     assert "no rehearsal made it" in site.bad("migrate", directory=site.files(BASE), rehearsal=copy)
     assert "is the real database" in site.bad("rehearsal", state="absent", database=site.database)
@@ -546,9 +553,9 @@ def test_a_database_that_no_rehearsal_made_is_left_alone(site: Site) -> None:
 
 
 def test_migrate_drops_the_rehearsal_it_no_longer_needs(site: Site) -> None:
-    site.good("rehearsal", backup=site.backup()["backup"]["path"], migrations=site.files(MORE))
+    site.rehearse(MORE)
     result = site.migrate(MORE, rehearsal=f"{site.database}_rehearsal")
-    assert result["actions"][-1].startswith("dropped ") and site.databases() == site.database
+    assert result["actions"][-1].startswith("dropped ") and site.databases() == f"{site.database} {site.database}_restored"
     assert not site.migrate(MORE, rehearsal=f"{site.database}_rehearsal")["changed"]
 
 
@@ -559,14 +566,15 @@ def test_an_owner_who_is_no_superuser_needs_one_right_and_is_told_which(site: Si
     try:
         site.use(site.server.url(site.database, quote(role)))
         folder = site.backup()["backup"]["path"]
-        assert f'run: ALTER ROLE "{role}" CREATEDB;' in site.bad("rehearsal", backup=folder)
+        assert f'run: ALTER ROLE "{role}" CREATEDB;' in site.bad("drill", backup=folder)
+        assert f'run: ALTER ROLE "{role}" CREATEDB;' in site.bad("rehearsal", directory=site.files(MORE))
         site.sql(f'ALTER ROLE "{role}" CREATEDB')
-        result = site.good("rehearsal", backup=folder, migrations=site.files(MORE))
-        assert [gate["name"] for gate in result["gates"]] == ["backup", "drill", "rehearsal"]
-        site.migrate(MORE, rehearsal=result["database"])
-        assert site.databases() == site.database
+        result = site.rehearse(MORE)
+        site.migrate(MORE, rehearsal=result["database"], expected=result["rehearsal"])
+        assert site.databases() == f"{site.database} {site.database}_restored"
     finally:
-        site.sql(f'DROP DATABASE IF EXISTS "{site.database}_rehearsal" WITH (FORCE)')
+        for suffix in ("rehearsal", "restored"):
+            site.sql(f'DROP DATABASE IF EXISTS "{site.database}_{suffix}" WITH (FORCE)')
         site.sql(f'REASSIGN OWNED BY "{role}" TO postgres; DROP ROLE "{role}"')
 
 
@@ -574,14 +582,14 @@ def test_a_copy_has_the_settings_of_the_database(site: Site) -> None:
     site.sql(
         """CREATE SCHEMA app; ALTER DATABASE "%s" SET search_path = "$user", app, public; ALTER DATABASE "%s" SET work_mem = '7MB'""" % ((site.database,) * 2)
     )
-    site.good("rehearsal", backup=site.backup()["backup"]["path"])
+    site.rehearse(BASE)
     assert site.server.sql("SHOW search_path; SHOW work_mem", f"{site.database}_rehearsal").splitlines() == ['"$user", app, public', "7MB"]
 
 
 def test_clients_older_than_the_server_are_refused_and_newer_ones_restore(site: Site) -> None:
     newer = site.server.programs.parents[1] / "pginstall18" / "bin"
     folder = site.backup(client_directory=str(newer))["backup"]["path"]
-    assert [gate["verdict"] for gate in site.good("rehearsal", backup=folder, client_directory=str(newer))["gates"]] == ["pass", "pass"]
+    assert [gate["verdict"] for gate in site.good("drill", backup=folder, client_directory=str(newer))["gates"]] == ["pass", "pass"]
     old = site.folder / "old"
     old.mkdir()
     for tool in ("psql", "pg_dump", "pg_restore"):
@@ -647,8 +655,7 @@ def test_the_password_is_in_no_argument_and_no_environment(site: Site) -> None:
     watcher = Watcher()
     watcher.start()
     try:
-        site.backup()
-        site.good("rehearsal", backup=str(site.backups / f"{APP}-{RELEASE}"), migrations=site.files(MORE))
+        site.rehearse(MORE)
         site.migrate(MORE, rehearsal=f"{site.database}_rehearsal")
         site.bad("migrate", directory=site.files({**MORE, "0004_bad.sql": "SELECT 1 / 0;"}))
     finally:

@@ -16,9 +16,11 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.e2e import test_database
 from tests.e2e.servers import Authority, Cache, Mail, Silent, Web, call, context_of, gates, serving, verdicts
-from tests.e2e.test_database import PASSWORD, Server, server  # noqa: F401
+from tests.e2e.test_database import PASSWORD, Server
 
+server = test_database.server  # the fixture
 SENTINEL = "sEnTiNeL-{}-0123456789abcdef"
 USER, SECRET = "postman", SENTINEL.format("mail")
 
@@ -39,7 +41,7 @@ def env_of(folder: Path, **values: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def database(server: Server) -> Iterator[Server]:  # noqa: F811
+def database(server: Server) -> Iterator[Server]:
     server.sql(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD.replace(chr(39), chr(39) * 2)}'")
     server.sql("CREATE DATABASE leaning OWNER app")
     server.sql("CREATE TABLE public.open (id int); CREATE TABLE public.ruled (id int); ALTER TABLE ruled ENABLE ROW LEVEL SECURITY;"
@@ -169,11 +171,11 @@ def mailed(tmp_path: Path, port: int, ca: Path | None = None, password: str = SE
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 def test_a_mail_server_takes_the_password_and_gets_no_mail(authority: Authority, tmp_path: Path, tls: str) -> None:
     context = context_of(authority.issue(f"mail-{tls}", ["127.0.0.1"]))
-    with serving(Mail(USER, SECRET, context, implicit=tls == "implicit")) as server:  # noqa: F811
-        good = mailed(tmp_path, server.port, authority.ca, tls=tls)
-        wrong = mailed(tmp_path, server.port, authority.ca, password=SENTINEL.format("wrong"), tls=tls)
-        untrusted = mailed(tmp_path, server.port, tls=tls)
-        assert server.mails == []
+    with serving(Mail(USER, SECRET, context, implicit=tls == "implicit")) as post:
+        good = mailed(tmp_path, post.port, authority.ca, tls=tls)
+        wrong = mailed(tmp_path, post.port, authority.ca, password=SENTINEL.format("wrong"), tls=tls)
+        untrusted = mailed(tmp_path, post.port, tls=tls)
+        assert post.mails == []
     assert verdicts(good) == {"smtp": "pass", "smtp tls": "pass", "smtp login": "pass"}
     assert verdicts(wrong) == {"smtp": "pass", "smtp tls": "pass", "smtp login": "fail"}
     assert "fail" in verdicts(untrusted).values()
@@ -181,9 +183,9 @@ def test_a_mail_server_takes_the_password_and_gets_no_mail(authority: Authority,
 
 
 def test_a_mail_server_without_tls_never_sees_the_password(tmp_path: Path) -> None:
-    with serving(Mail(USER, SECRET)) as server:  # noqa: F811
-        clear = mailed(tmp_path, server.port)
-    gone = mailed(tmp_path, server.port)
+    with serving(Mail(USER, SECRET)) as post:
+        clear = mailed(tmp_path, post.port)
+    gone = mailed(tmp_path, post.port)
     with serving(Silent()) as silent:
         quiet = mailed(tmp_path, silent.port)
     assert verdicts(clear) == {"smtp": "pass", "smtp tls": "fail", "smtp login": "inconclusive"}

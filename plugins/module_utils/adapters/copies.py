@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -20,6 +22,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.retention import Copy
 
 MANIFEST = "manifest.json"
+# Left by the drill beside the manifest it vouches for.
+DRILL = "drill.json"
 # The name of a folder that is being removed: no backup, whatever is still in it.
 _GOING = ".removed"
 
@@ -42,7 +46,7 @@ class Place:
     left: list[str] = field(default_factory=list)
 
 
-def look(destination: Destination, app: str, drilled: Collection[str], now: datetime) -> Place:
+def look(destination: Destination, app: str, now: datetime) -> Place:
     """Return what a destination holds; one that does not answer is a place that could not be read."""
     where = destination.where(app)
     try:
@@ -61,7 +65,7 @@ def look(destination: Destination, app: str, drilled: Collection[str], now: date
         data = entries.get(found.data)
         whole = data is not None and data.bytes == found.bytes
         size = (data.bytes if data else 0) + len(text)
-        copies.append(Copy(destination.name, found.release_id, shipped.moment(found.created), size, found.drilled or found.release_id in drilled, whole))
+        copies.append(Copy(destination.name, found.release_id, shipped.moment(found.created), size, found.drilled, whole))
         files[found.release_id] = shipped.files_of(found)
     left = [
         name
@@ -71,7 +75,7 @@ def look(destination: Destination, app: str, drilled: Collection[str], now: date
     return Place(destination.name, where, copies, trouble, files, left)
 
 
-def look_here(directory: str, app: str, drilled: Collection[str]) -> Place:
+def look_here(directory: str, app: str) -> Place:
     """Return the backups in their own folder."""
     copies, trouble, files = [], [], {}
     names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
@@ -91,11 +95,27 @@ def look_here(directory: str, app: str, drilled: Collection[str]) -> Place:
         sizes = {each: _bytes(os.path.join(directory, name, each)) for each in manifest.files}
         whole = all(sizes[each] == fact.bytes for each, fact in manifest.files.items())
         copies.append(
-            Copy(shipped.LOCAL, manifest.release_id, created, sum(max(size, 0) for size in sizes.values()) + len(text), manifest.release_id in drilled, whole)
+            Copy(
+                shipped.LOCAL,
+                manifest.release_id,
+                created,
+                sum(max(size, 0) for size in sizes.values()) + len(text),
+                drilled(os.path.join(directory, name), text),
+                whole,
+            )
         )
         files[manifest.release_id] = (name,)
     left = [name for name in names if re.match(rf"\.{re.escape(app)}-.*{re.escape(_GOING)}\Z", name)]
     return Place(shipped.LOCAL, f"{shipped.LOCAL} ({directory})", copies, trouble, files, left)
+
+
+def drilled(folder: str, text: str) -> bool:
+    """Tell whether the backup with this manifest was restored once and compared; a note of another backup proves nothing."""
+    try:
+        note = json.loads(read_text(os.path.join(folder, DRILL)) or "{}")
+        return bool(note.get("manifest_sha256") == hashlib.sha256(text.encode()).hexdigest())
+    except (ValueError, AttributeError):
+        return False
 
 
 def _bytes(path: str) -> int:

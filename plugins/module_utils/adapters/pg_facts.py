@@ -183,3 +183,19 @@ def invalid_indexes(session: Session) -> list[str]:
         row["name"]
         for row in session.query("SELECT indexrelid::regclass::text AS name FROM pg_index WHERE NOT (indisvalid AND indisready AND indislive) ORDER BY 1")
     ]
+
+
+def database_bytes(session: Session) -> int:
+    """Return the size of the session's database on disk."""
+    return int(session.value("SELECT pg_database_size(current_database()) AS bytes"))
+
+
+def table_files(session: Session) -> dict[str, int]:
+    """Return the file each table is in; a table that was rewritten is in another one."""
+    return {
+        row["name"]: int(row["file"])
+        for row in session.query(
+            "SELECT format('%I.%I', n.nspname, c.relname) AS name, pg_relation_filenode(c.oid) AS file FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        )
+    }

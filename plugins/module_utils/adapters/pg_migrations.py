@@ -1,23 +1,21 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ordered SQL files: read from a folder, run one by one, and written down in a version table."""
+"""Ordered SQL files: read from a folder, run one by one through psql, and written down in a version table."""
 
 from __future__ import annotations
 
 import os
-import random
-import time
-from contextlib import suppress
-from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.postgres import WORK, Clients, Deadline, Session, application_name, end_orphans
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pg_facts import invalid_indexes
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pg_guards import REPORT, Step
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.postgres import LIVE, Clients, Job, Session
 from ansible_collections.sluice.deploy.plugins.module_utils.core import migrations
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations import identifier, literal
+from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations import LAYOUTS, Layout, Migration, identifier, literal
 
 
-def read_migrations(folder: str) -> tuple[migrations.Migration, ...]:
+def read_migrations(folder: str, layout: Layout = LAYOUTS["sql"]) -> tuple[Migration, ...]:
     """Return the migrations of a folder, in order.
 
     :raises SluiceError: there is no such folder, or the files are not in order.
@@ -30,17 +28,17 @@ def read_migrations(folder: str) -> tuple[migrations.Migration, ...]:
                     files[name] = stream.read()
     except OSError as error:
         raise SluiceError(f"The migrations in {folder} cannot be read: {error.strerror}.", "Check the path of the folder.", path=folder) from error
-    return migrations.arrange(files)
+    return migrations.arrange(files, layout)
 
 
-def version_table(session: Session, name: str) -> tuple[str, list[migrations.Applied]]:
+def version_table(session: Session, name: str, layout: Layout = LAYOUTS["sql"]) -> tuple[str, list[migrations.Applied]]:
     """Return the version table's full name, quoted, and the migrations it lists; it need not exist yet."""
     found = session.value(
         "SELECT format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         f" WHERE c.oid = to_regclass({literal(migrations.check_table(name))})"
     )
     if found:
-        return found, [migrations.Applied(**row) for row in session.query(f"SELECT number, name, sha256 FROM {found} ORDER BY number")]
+        return found, [migrations.Applied(**row) for row in session.query(layout.read.format(table=found))]
     schema, _dot, table = name.rpartition(".")
     schema = schema or session.value("SELECT current_schema() AS name") or ""
     if not schema:
@@ -51,70 +49,73 @@ def version_table(session: Session, name: str) -> tuple[str, list[migrations.App
     return f"{identifier(schema)}.{identifier(table)}", []
 
 
-def apply_migration(
-    clients: Clients,
-    session: Session,
-    migration: migrations.Migration,
-    *,
-    table: str,
-    release_id: str,
-    lock_timeout_ms: int,
-    statement_timeout_s: int,
-    retries: int,
-    deadline: Deadline,
-    service: str,
-) -> float:
-    """Run one file and its version row in one transaction, again when a lock was not granted, and return the seconds of the attempt that worked.
+class SqlFiles:
+    """The migrator of ordered SQL files, and of the Supabase CLI's."""
 
-    :param session: a session on the same database; it watches who blocks.
-    :raises SluiceError: it failed, and nothing of the file is left; with the line, the server's words and who blocked.
-    """
-    blockers: dict[int, dict[str, Any]] = {}
+    def __init__(self, session: Session, clients: Clients, folder: str, layout: Layout, table: str, release_id: str, timeouts: tuple[int, int]) -> None:
+        self._session, self._clients, self._layout, self._table = session, clients, layout, table
+        self._release_id, self._timeouts = release_id, timeouts
+        self._files = read_migrations(folder, layout)
 
-    def watch() -> None:
-        blockers.update({row["pid"]: row for row in session.query(_blockers(application_name(clients.what, WORK)))})
+    def current(self) -> list[str]:
+        """Return the newest applied migration, as a list."""
+        return migrations.heads(self._applied())
 
-    attempt = 0
-    while True:
-        attempt += 1
-        text = migrations.script(migration, table, release_id, lock_timeout_ms, min(statement_timeout_s, int(deadline.left()) + 1))
-        with clients.start("psql", ["-qAtX1", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-d", f"service={service}", "-f", "-"], service, text) as job:
-            try:
-                rc = job.wait(deadline, watch)
-            except BaseException:
-                # A client that is gone does not stop what the server is doing for it.
-                session.grant(10)
-                with suppress(SluiceError):
-                    end_orphans(session, clients.what.partition(":")[2])
-                raise
-            if rc == 0:
-                return job.seconds()
-            found = migrations.failure(job.errors())
-        delay = migrations.retry_delay(found, attempt, retries, random.random())
-        if delay is None:
-            raise _migration_error(migration, found, attempt, list(blockers.values()))
-        blockers.clear()
-        time.sleep(min(delay, deadline.left()))
+    def pending(self) -> list[str]:
+        """Return what is due, in order."""
+        return [migration.name for migration in self._due()]
 
+    def sql(self, due: list[str]) -> dict[str, str]:
+        """Return the SQL of what is due."""
+        return {migration.name: migration.sql for migration in self._files if migration.name in due}
 
-def _migration_error(migration: migrations.Migration, found: migrations.Failure, attempts: int, blockers: list[dict[str, Any]]) -> SluiceError:
-    facts = {"migration": migration.name, "line": found.line, "sqlstate": found.state}
-    if found.state == migrations.LOCK_NOT_AVAILABLE:
-        return SluiceError(
-            f"Migration {migration.name} did not get its lock in {attempts} attempts: {migrations.name_blockers(blockers)}. Nothing of it was applied.",
-            "End that session or wait for it, then run the migration again.",
-            blockers=blockers,
-            **facts,
-        )
-    where = f" at line {found.line}" if found.line else ""
-    return SluiceError(
-        f"Migration {migration.name} failed{where}: {found.message}. Nothing of it was applied.", "Correct the file, then run the migration again.", **facts
-    )
+    def drops(self, due: list[str]) -> dict[str, str]:
+        """Return the SQL that takes back what is due."""
+        return {migration.name: migration.down or "" for migration in self._files if migration.name in due}
 
+    def prepare(self) -> None:
+        """Make the version table, so that it is there before and after."""
+        table, _applied = version_table(self._session, self._table, self._layout)
+        self._session.execute(self._layout.create.format(table=table).rstrip().rstrip(";"))
 
-def _blockers(application: str) -> str:
-    return (
-        "SELECT b.pid, b.application_name, b.state, b.query_start, b.xact_start FROM pg_stat_activity m"
-        " CROSS JOIN LATERAL unnest(pg_blocking_pids(m.pid)) AS blocker(pid)"
-        f" JOIN pg_stat_activity b ON b.pid = blocker.pid WHERE m.application_name = {literal(application)} AND m.datname = current_database()"
-    )
+    def up(self, service: str = LIVE, watched: bool = False) -> list[Step]:
+        """Return a step for each migration that is due."""
+        table, _applied = version_table(self._session, self._table, self._layout)
+        report = REPORT if watched else ""
+        return [
+            self._step(each, each.sql, migrations.script(each, self._layout, table, self._release_id, *self._timeouts, report), service) for each in self._due()
+        ]
+
+    def down(self, wanted: list[str], service: str = LIVE) -> list[Step]:
+        """Return a step for each migration that is to be taken back, the newest first."""
+        table, applied = version_table(self._session, self._table, self._layout)
+        back = migrations.reversed_to(self._files, applied, wanted)
+        return [self._step(each, each.down or "", migrations.script_down(each, self._layout, table, *self._timeouts), service) for each in back]
+
+    def _applied(self) -> list[migrations.Applied]:
+        return version_table(self._session, self._table, self._layout)[1]
+
+    def _due(self) -> tuple[Migration, ...]:
+        return migrations.pending(self._files, self._applied())
+
+    def _step(self, migration: Migration, sql: str, text: str, service: str) -> Step:
+        whole = migrations.in_transaction(sql)
+        known = set() if whole else set(invalid_indexes(self._session))
+        stale = sorted(name for name in known if name.rpartition(".")[2].strip('"').lower() in sql.lower())
+        if stale:
+            raise SluiceError(
+                f"{migration.name} names the index {stale[0]}, which is there and invalid: an earlier build was cut, and IF NOT EXISTS would pass over it.",
+                f"Run: DROP INDEX CONCURRENTLY {stale[0]};",
+            )
+        before = {row.name for row in self._applied()}
+
+        def start() -> Job:
+            arguments = ["-qAtX", *(["-1"] if whole else []), "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose", "-d", f"service={service}", "-f", "-"]
+            return self._clients.start("psql", arguments, service, text)
+
+        def leftovers() -> list[str]:
+            broken = set() if whole else set(invalid_indexes(self._session)) - known
+            listed = {row.name for row in self._applied()} ^ before
+            return [f"the invalid index {name}" for name in sorted(broken)] + [f"{name} in the version table" for name in sorted(listed)]
+
+        return Step(migration.name, start, migrations.failure, leftovers)

@@ -221,8 +221,13 @@ class Clients:
 class Job:
     """A client program that runs beside us, with its errors in a private file."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], folder: str, stdin: str | None, secrets: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], folder: str, stdin: str | None, secrets: Sequence[str], cwd: str | None = None) -> None:
+        """Start it.
+
+        :param cwd: for a tool that is none of PostgreSQL's: the folder it runs in. Its output counts as errors, and it ends with all that it started.
+        """
         self._argv = list(argv)
+        self._group = cwd is not None
         self._secrets = secrets
         self._started = time.monotonic()
         self._stderr = tempfile.TemporaryFile("w+", dir=folder, encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -233,7 +238,15 @@ class Job:
         with source:
             # run_command waits for the end; this job is watched while it runs.
             # pylint: disable-next=ansible-bad-function
-            self._process = subprocess.Popen(self._argv, env=dict(env), stdin=source, stdout=subprocess.DEVNULL, stderr=self._stderr)
+            self._process = subprocess.Popen(
+                self._argv,
+                env=dict(env),
+                stdin=source,
+                stdout=self._stderr if cwd else subprocess.DEVNULL,
+                stderr=self._stderr,
+                cwd=cwd,
+                start_new_session=self._group,
+            )
 
     def __enter__(self) -> Job:
         return self
@@ -256,12 +269,24 @@ class Job:
     def stop(self) -> None:
         """End the program: asked first, so that it can tell the server and its own workers, then killed."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 self._process.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                self._signal(signal.SIGKILL)
                 self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        if self._group:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+        else:
+            self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """Return the number of the process, which is that of its group too when it is a tool's."""
+        return self._process.pid
 
     def seconds(self) -> float:
         """Return the seconds since the start."""

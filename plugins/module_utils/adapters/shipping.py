@@ -10,11 +10,11 @@ import os
 import re
 import shutil
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import backup_files, pack
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.copies import MANIFEST
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.copies import MANIFEST, drilled
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.destination import Destination, Written
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, sync_directory
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, shipped
@@ -28,11 +28,12 @@ _ENTRY, _END = 2048, 1 << 20
 
 @dataclass(frozen=True)
 class Local:
-    """A backup in its own folder: path, manifest, and the manifest's text."""
+    """A backup in its own folder: path, manifest, the manifest's text, and whether it was restored once and compared."""
 
     path: str
     manifest: backups.Manifest
     text: str
+    drilled: bool
 
     def digest(self) -> str:
         """Return the SHA-256 of the manifest, by which two backups under one id are told apart."""
@@ -60,10 +61,10 @@ def local(directory: str, app: str, release_id: str) -> Local:
         raise SluiceError(f"{path} has no manifest, so there is no backup of {release_id} to ship.", "Take the backup first.", path=path)
     manifest = backups.from_json(text, name)
     backups.check_origin(manifest, app, manifest.database)
-    return Local(path, manifest, text)
+    return Local(path, manifest, text, drilled(path, text))
 
 
-def ship(source: Local, destination: Destination, kind: str, recipients: Sequence[str], drilled: Collection[str], check: bool) -> Outcome:
+def ship(source: Local, destination: Destination, kind: str, recipients: Sequence[str], check: bool) -> Outcome:
     """Bring one backup to one destination, unless the very same lies there already and is whole.
 
     :raises SluiceError: another backup has its id there, or it could not be brought there.
@@ -79,7 +80,7 @@ def ship(source: Local, destination: Destination, kind: str, recipients: Sequenc
         other = (there.encryption, there.recipients) != (kind, tuple(recipients))
         why = f": the copy there {wrong}" if wrong else f": the copy there is for other recipients ({there.encryption})" if other else ""
         if not why:
-            proven = there.drilled or manifest.release_id in drilled
+            proven = there.drilled or source.drilled
             if proven != there.drilled and not check:
                 _describe(destination, replace(there, drilled=True))
             actions = [f"{where} has {manifest.release_id} already; it was read back"]
@@ -92,7 +93,7 @@ def ship(source: Local, destination: Destination, kind: str, recipients: Sequenc
         written = destination.write(app, data, blocks, size)
     made = Shipped(
         app, manifest.release_id, manifest.created, source.digest(), manifest.total_bytes(), data, written.bytes, written.sha256, written.checksum,
-        kind, tuple(recipients), manifest.release_id in drilled or bool(there and there.drilled),
+        kind, tuple(recipients), source.drilled or bool(there and there.drilled),
     )  # fmt: skip
     _describe(destination, made)
     if there and there.data != data:

@@ -370,6 +370,17 @@ def restored_seconds(comment: str | None, app: str, release_id: str, manifest_sh
     return float(found.group(1)) if found else None
 
 
+def check_proven(name: str, comment: str | None, app: str) -> None:
+    """Refuse to rehearse on anything but a restored copy of the app that a drill proved.
+
+    :raises SluiceError: there is none of that name, or its drill did not end.
+    """
+    if not re.match(re.escape(f"{RESTORED} of {app} ") + r"\S+ from manifest \w+ in \d+\.\d+ s\Z", comment or ""):
+        raise SluiceError(
+            f"{name} is no restored copy of {app} that a drill proved, so there is nothing to rehearse on.", "Run sluice.deploy.drill first.", database=name
+        )
+
+
 def check_marker(name: str, comment: str | None) -> None:
     """Refuse to drop a database that neither a drill nor a rehearsal made; None is no database at all.
 

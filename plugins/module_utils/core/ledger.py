@@ -235,6 +235,8 @@ def _against(release: Release, back: str, held: Mapping[str, str], newest: bool)
         return f"a release after {release.version} has been live since"
     if held.get(release.live) != back:
         return f"{release.live} holds {held.get(release.live) or 'nothing'} now"
+    if "migrate" in release.done and release.done.get("rehearse", {}).get("rehearsal", {}).get("floor_moves"):
+        return f"the migrations of {release.version} moved the floor knowingly"
     if release.manifest.get("floor"):
         return f"the migrations of {release.version} set the floor to {release.manifest['floor']}"
     return ""

@@ -168,7 +168,7 @@ def _host_complaints(host: str, domains: Sequence[str], own: bool, allowed: Sequ
     elif _LOCAL.search(host) or _private(host):
         yield f"{host} is not reachable for anybody else"
     elif any(_inside(host, domain) for domain in domains):
-        rest = next(host[: -len(domain)] for domain in domains if _inside(host, domain))
+        rest = next((host[: -len(domain)] for domain in domains if _inside(host, domain)), "")
         if _OTHER_STAGE.search(rest):
             yield f"{host} looks like another stage than production"
     else:

@@ -113,7 +113,7 @@ def test_a_lock_key_fits_and_tells_apps_apart(app: str, database: str) -> None:
 
 def test_the_file_keeps_its_line_numbers_and_the_row_its_hash() -> None:
     found = migrations.arrange({"0001_it.sql": b"SELECT 1;\nSELECT 2 -- no end"})[0]
-    text = migrations.script(found, '"public"."t"', "it's", 300, 60)
+    text = migrations.script(found, migrations.LAYOUTS["sql"], '"public"."t"', "it's", 300, 60)
     assert text.splitlines()[1] == "SELECT 2 -- no end" and text.splitlines()[2] == ";"
     assert hashlib.sha256(b"SELECT 1;\nSELECT 2 -- no end").hexdigest() in text and "E'it''s'" in text
 
@@ -139,3 +139,51 @@ def test_blockers_are_named() -> None:
     seen = [{"pid": 7, "application_name": "report", "state": "idle in transaction", "query_start": "2026-01-01"}]
     assert migrations.name_blockers(seen) == "blocked by pid 7 (report, idle in transaction, its last query began 2026-01-01)"
     assert migrations.name_blockers([]) == "nobody was seen holding the lock"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"0001_x.sql": b"SELECT 1;\nCREATE INDEX CONCURRENTLY i ON a (b);"}, "refuses inside a transaction"),
+        ({"0001_x.sql": b"VACUUM a"}, "refuses inside a transaction"),
+        ({"0001_x.sql": b"-- sluice: no-transaction\nSELECT 1; SELECT 2"}, "holds 2 statements"),
+        ({"0001_x.sql": b"-- sluice: no-transaction\n"}, "holds 0 statements"),
+        ({"0001_x.sql": b"-- sluice: no-transaction\nCOMMIT"}, "holds COMMIT"),
+        ({"0001_x.sql": b"", "0002_y.down.sql": b""}, "0002_y.down.sql takes back a migration whose own file is missing"),
+        ({"0001_x.sql": b"", "0001_x.down.sql": b"BEGIN"}, "0001_x.down.sql holds BEGIN"),
+    ],
+)
+def test_what_cannot_run_as_it_stands_is_refused(files: dict[str, bytes], words: str) -> None:
+    with pytest.raises(SluiceError) as caught:
+        migrations.arrange(files)
+    assert words in str(caught.value)
+
+
+def test_a_concurrent_build_waits_without_a_lock_timeout() -> None:
+    files = {
+        "0001_i.sql": b"-- sluice: no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY i ON a (b)",
+        "0002_e.sql": b"-- Sluice: no-transaction \nALTER TYPE a ADD VALUE 'b'",
+    }
+    texts = [migrations.script(found, migrations.LAYOUTS["sql"], "t", "", 300, 60) for found in migrations.arrange(files)]
+    assert [text.split(";")[0] for text in texts] == ["SET lock_timeout = 0", "SET lock_timeout = 300"]
+
+
+def test_the_way_back_is_the_newest_first_and_needs_its_files() -> None:
+    files = migrations.arrange({**FILES, "0003_last.down.sql": b"DROP a", "0002_more-words.down.sql": b"DROP b"})
+    assert [found.name for found in migrations.reversed_to(files, rows(3), ["0001_base"])] == ["0003_last", "0002_more-words"]
+    assert migrations.reversed_to(files, rows(2), ["0002_more-words"]) == ()
+    refused = ((["0009_x"], "0009_x is not applied"), ([], "there is no file 0001_base.down.sql"), (["0001_base", "0002_more-words"], "is not applied"))
+    for wanted, words in refused:
+        with pytest.raises(SluiceError) as caught:
+            migrations.reversed_to(files, rows(3), wanted)
+        assert words in str(caught.value)
+
+
+def test_files_of_the_supabase_cli_have_times_and_gaps() -> None:
+    layout = migrations.LAYOUTS["supabase"]
+    files = migrations.arrange({"20260102000000_b c.sql": b"SELECT 'it''s'", "20260101000000_a.sql": b""}, layout)
+    assert [found.name for found in files] == ["20260101000000_a", "20260102000000_b c"]
+    text = migrations.script(files[1], layout, "t", "r", 300, 60)
+    assert "(version, name, statements) VALUES (E'20260102000000', E'b c', ARRAY[E'SELECT ''it''''s''']" in text
+    assert "WHERE version = E'20260102000000'" in migrations.script_down(files[1], layout, "t", 300, 60)
+    assert migrations.pending(files, [Applied(20260101000000, "20260101000000_a", "")]) == files[1:]

@@ -15,11 +15,11 @@ LETTERS = st.text("abc.", max_size=8)
 
 
 @given(LETTERS, LETTERS)
-def test_the_distance_is_one_both_ways(one: str, other: str) -> None:
-    steps = net_rules.distance(one, other)
-    assert steps == net_rules.distance(other, one)
-    assert (steps == 0) == (one == other)
-    assert abs(len(one) - len(other)) <= steps <= max(len(one), len(other))
+def test_the_distance_is_one_both_ways(left: str, right: str) -> None:
+    steps = net_rules.distance(left, right)
+    assert steps == net_rules.distance(right, left)
+    assert (steps == 0) == (left == right)
+    assert abs(len(left) - len(right)) <= steps <= max(len(left), len(right))
 
 
 @given(st.text("abcdefgh", min_size=9, max_size=12), st.integers(0, 8), st.sampled_from(["", "z", "zz"]))
