@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / folder) for folder in ("", ".venv/collections")]
 
 import yaml
 
@@ -95,6 +95,7 @@ def main() -> None:
                 **profile(),
                 **{f"preflight_{name}": value for name, value in QUESTIONS.items() if name != "url"},
                 "release_version": "v1.0.0",
+                "canary_accept_blind": True,
                 "app_env_file": str(env_file),
                 "preflight_report": str(folder / "told"),
                 "preflight_connect_to": nginx.places,

@@ -215,7 +215,7 @@ def report(found: Iterable[tuple[str, str, Gate]], severities: Mapping[str, Any]
             used.update(fitting)
             if holding:
                 by = max(holding, key=lambda waiver: waiver.until)
-                gate = replace(gate, verdict=WAIVED, sentence=f"{gate.sentence} Waived by {by.who} until {by.until.isoformat()}: {by.why}")
+                gate = replace(gate, verdict=WAIVED, sentence=f"{gate.sentence.rstrip('.')}. Waived by {by.who} until {by.until.isoformat()}: {by.why}")
         findings.append(Finding(gate, host, area, level))
     rank = list(GROUPS)
     findings.sort(key=lambda each: (rank.index(each.group), SEVERITIES.index(each.severity), each.area, each.gate.name, each.host, each.gate.sentence))
