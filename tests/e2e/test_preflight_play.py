@@ -94,6 +94,7 @@ def test_a_release_writes_its_waiver_to_the_ledger_and_proves_the_webhook(world:
     quick = {**QUICK, **FULL, "canary_steps": [{"percent": 100, "min": 0, "max": 0, "then": "promote"}], "canary_watch_seconds": 0}
     run = play("release", release_version="v1.0.0", preflight_waivers=[WAIVER], **proof, **quick)
     ends = {record["phase"]: record["data"]["gates"] for record in world.ledger() if record["event"] in ("end", "stop")}
+    assert "start" in ends, run.text
     waived = [gate["sentence"] for gate in ends["preflight"] if gate["name"] == "disk"]
     assert len(waived) == 1 and "Waived by Jo Doe until 2999-12-31" in waived[0], (run.text, ends)
     assert [gate["verdict"] for gate in ends["start"] if gate["name"].startswith("webhook ")] == ["pass"], (run.text, ends["start"])
