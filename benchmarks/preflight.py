@@ -47,7 +47,8 @@ APIS = ("resend", "supabase_anon", "supabase_service", "google")
 
 def profile() -> dict[str, Any]:
     """Return the rules of the profile, with this machine's domain; name and owner are the sandbox's."""
-    given = {name: value for file in ("main.yml", "env.yml") for name, value in yaml.safe_load((PROFILE / file).read_text(encoding="utf-8").replace("{{ vehicleservice_domain }}", HOST)).items()}
+    text = "\n".join((PROFILE / file).read_text(encoding="utf-8").replace("---\n", "") for file in ("main.yml", "env.yml"))
+    given = yaml.safe_load(text.replace("{{ vehicleservice_domain }}", HOST))
     del given["vehicleservice_domain"], given["app_name"], given["app_env_owner"], given["app_env_file"]
     return {**given, "app_public_url": QUESTIONS["url"]}
 
