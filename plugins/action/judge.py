@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from datetime import datetime, timezone
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.sluice.deploy.plugins.module_utils.core import judge, metric_sources, metrics, power, restores, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, write_atomic
+from ansible_collections.sluice.deploy.plugins.module_utils.core import findings, findings_render, judge, metric_sources, metrics, power, restores, steps
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
 from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import guard_limits, with_guard
@@ -72,6 +75,36 @@ class ActionModule(ActionBase):
             "percent": ground.percent,
             "idle_online": any(held.get(ground.idle, {}).get("online", 0) for held in hosts.values()),
             "gates": [gate.as_dict() for gate in gates],
+        }
+
+    def _findings(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Join every gate of every host into one report; only what the profile calls an error stops."""
+        wrong = findings.problems(args["severities"], args["waivers"], args["never_waived"])
+        if wrong:
+            raise SluiceError("\n".join(wrong))
+        found, kept = [], {}
+        for area, name in args["results"].items():
+            results = self._results(variables, name)
+            if area in args["once"]:
+                results = {"control": next(iter(results.values()))} if results else {}
+            found += findings.of_results(area, results)
+            kept.update({key: result[key] for result in results.values() for key in ("commit", "env_fingerprint") if key in result})
+        now = datetime.fromtimestamp(time.time(), timezone.utc)
+        report = findings.report(found, args["severities"], findings.waivers_from(args["waivers"]), now.date())
+        say = [report.summary()]
+        if args["report"] and not self._task.check_mode:
+            folder = os.path.expanduser(args["report"])
+            make_folder(folder, 0o700)
+            for name, text in (("json", findings_render.as_json(report, utc(now.timestamp()))), ("junit.xml", findings_render.as_junit(report))):
+                write_atomic(os.path.join(folder, f"preflight.{name}"), text, 0o600)
+            say.append(f"Report: {os.path.join(folder, 'preflight.json')}")
+        return {
+            "changed": False,
+            **kept,
+            "gates": [each.as_dict() for each in report.findings],
+            "groups": {findings.GROUPS[name]: [each.as_dict() for each in found] for name, found in report.groups().items()},
+            "stop": report.stop,
+            "say": [*report.notes, *say],
         }
 
     def _canary(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

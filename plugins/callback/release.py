@@ -57,12 +57,17 @@ class CallbackModule(Default):
 
     # What is printed for a result ------------------------------------------------
 
-    def _show(self, host: str, data: dict[str, Any], diff: bool = True) -> None:
+    def _show(self, host: str, data: dict[str, Any], diff: bool = True, later: bool = False) -> None:
         phase = data.get("phase")
         if isinstance(phase, dict):
             self._phase_began = time.monotonic()
             done = " (done before, passed over)" if data.get("passed_over") else ""
             self._line(f"{phase['number']:>2}  {phase['title']}{done}", C.COLOR_HIGHLIGHT)
+        if "groups" in data:
+            several = len({gate["host"] for gate in data["gates"]} - {"control"}) > 1
+            for title, gates in data["groups"].items():
+                self._line(f"    {title}: {len(gates)}", C.COLOR_HIGHLIGHT)
+                self._gates(gates, several)
         for sentence in data.get("say", []):
             self._line(f"    {sentence}", C.COLOR_VERBOSE if data.get("quiet") else None)
         if data.get("ended"):
@@ -71,13 +76,18 @@ class CallbackModule(Default):
             return
         for action in data.get("actions", []):
             self._line(f"    {host}: {action}", C.COLOR_CHANGED if data.get("changed") else None)
-        for gate in data.get("gates", []):
-            word, color = _MARKS[gate["verdict"]]
-            self._line(f"    {word:<11} {gate['name']}: {gate['sentence']}", color)
-            if gate.get("remedy") and gate["verdict"] != "pass":
-                self._line(f"                {gate['remedy']}", color)
+        if "groups" not in data and not later:
+            self._gates(data.get("gates", []))
         if diff and data.get("diff"):
             self._line(self._get_diff(data["diff"]))
+
+    def _gates(self, gates: list[dict[str, Any]], several: bool = False) -> None:
+        for gate in gates:
+            word, color = ("warning", C.COLOR_WARN) if gate.get("severity") == "warn" else _MARKS[gate["verdict"]]
+            where = f" ({gate['host']})" if several else ""
+            self._line(f"    {word:<11} {gate['name']}{where}: {gate['sentence']}", color)
+            if gate.get("remedy") and gate["verdict"] != "pass":
+                self._line(f"                {gate['remedy']}", color)
 
     # Ansible's events --------------------------------------------------------------
 
@@ -97,7 +107,7 @@ class CallbackModule(Default):
         if self._usual:
             super().v2_runner_on_ok(result)
         else:
-            self._show(_host(result), _data(result), self._wants_diff(result))
+            self._show(_host(result), _data(result), self._wants_diff(result), _told_later(result))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if self._usual:
@@ -140,6 +150,12 @@ class CallbackModule(Default):
     def _wants_diff(result: Any) -> bool:
         task = getattr(result, "task", None) or result._task
         return bool(task.diff)
+
+
+def _told_later(result: Any) -> bool:
+    """Tell whether the gates of a task are printed by a later one, all together."""
+    task = getattr(result, "task", None) or result._task
+    return bool(task.get_vars().get("__preflight_told_later"))
 
 
 def _host(result: Any) -> str:

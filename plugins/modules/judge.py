@@ -32,9 +32,10 @@ options:
       - V(edges) tells what became of each of several edges, and fails when one of them failed. Run it on each of them.
       - V(way_back) finds the version that O(releases) can go back to, and fails when there is none, or when the database cannot go back as O(database) says.
       - V(after) tells from O(releases) and O(watch) whether the promoted release is due for another look; V(watch) judges that look by O(samples).
+      - V(findings) weighs every gate in O(results) by O(severities) and O(waivers), and tells all of them at once.
       - V(fleet) says in lines what the edges, the slots, the lease and the releases do now.
     type: str
-    choices: [ground, canary, by_hand, share, edges, way_back, fleet, after, watch]
+    choices: [ground, canary, by_hand, share, edges, way_back, fleet, after, watch, findings]
     required: true
   edges:
     description: Name of the registered variable that holds each host's result of M(sluice.deploy.edge).
@@ -135,6 +136,33 @@ options:
     description: Why a step is skipped, or a share is raised that the judge does not pass.
     type: str
     default: ''
+  results:
+    description: What was asked -> name of the registered variable with the gates.
+    type: dict
+    default: {}
+  once:
+    description: Keys of O(results) that one host asked for all.
+    type: list
+    elements: str
+    default: []
+  severities:
+    description: Name of a gate, or a pattern with C(*) -> V(critical), V(error), V(warning) or V(off). An exact name counts more than a pattern.
+    type: dict
+    default: {}
+  waivers:
+    description: Gates that are passed over, each with C(gate), C(who), C(why), C(until) (the last day, in UTC) and optionally C(host).
+    type: list
+    elements: dict
+    default: []
+  never_waived:
+    description: Gates that no waiver passes over and no severity turns down.
+    type: list
+    elements: str
+    default: [source, rollback target, database, stripe variables, stripe mode, stripe one account, stripe key, host answers]
+  report:
+    description: Folder on the control node for C(preflight.json) and C(preflight.junit.xml), mode 0600. Empty writes none.
+    type: path
+    default: ''
 """
 
 EXAMPLES = r"""
@@ -153,12 +181,22 @@ EXAMPLES = r"""
     live: blue
   run_once: true
   register: canary
+
+- name: Tell all findings at once
+  sluice.deploy.judge:
+    about: findings
+    results: {network: __preflight_network}
+    once: [network]
+    severities: {'dmarc *': warning}
+    waivers: [{gate: tls days shop.example.org, who: Jo Doe, why: the renewal is ordered, until: 2027-01-31}]
+  run_once: true
+  register: findings
 """
 
 RETURN = r"""
 gates:
   description: What was judged, each with its verdict, a sentence, and the numbers behind it.
-  returned: when O(about) is V(ground), V(canary) or V(share)
+  returned: when O(about) is V(ground), V(canary), V(share) or V(findings)
   type: list
   elements: dict
 live:
@@ -203,8 +241,12 @@ sentence:
   type: str
 stop:
   description: Why the release does not go on by itself; empty when it does.
-  returned: when O(about=canary)
+  returned: when O(about) is V(canary) or V(findings)
   type: str
+groups:
+  description: The RV(gates) by how grave they are, the gravest first.
+  returned: when O(about=findings)
+  type: dict
 hold:
   description: Whether the share is held.
   returned: when O(about=canary) and the hosts could be read
@@ -249,16 +291,17 @@ candidates:
   elements: dict
 say:
   description: Sentences for the operator.
-  returned: when O(about) is V(canary), V(way_back) or V(fleet)
+  returned: when O(about) is V(canary), V(way_back), V(fleet) or V(findings)
   type: list
   elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.sluice.deploy.plugins.module_utils.core.findings import NEVER
 
 # The action plugin of this name has the same arguments.
 ARGUMENTS = {
-    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "edges", "way_back", "fleet", "after", "watch"], "required": True},
+    "about": {"type": "str", "choices": ["ground", "canary", "by_hand", "share", "edges", "way_back", "fleet", "after", "watch", "findings"], "required": True},
     "edges": {"type": "str", "default": "__edge_result"},
     "slots": {"type": "str", "default": "__slot_result"},
     "samples": {"type": "str", "default": "__canary_sample"},
@@ -282,6 +325,12 @@ ARGUMENTS = {
     "accept_blind": {"type": "bool", "default": False},
     "database": {"type": "str", "choices": ["leave", "down", "restore"], "default": "leave"},
     "reason": {"type": "str", "default": ""},
+    "results": {"type": "dict", "default": {}},
+    "once": {"type": "list", "elements": "str", "default": []},
+    "severities": {"type": "dict", "default": {}},
+    "waivers": {"type": "list", "elements": "dict", "default": []},
+    "never_waived": {"type": "list", "elements": "str", "default": list(NEVER)},
+    "report": {"type": "path", "default": ""},
 }
 
 

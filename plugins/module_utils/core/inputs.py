@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core import env_schema, metric_sources
+from ansible_collections.sluice.deploy.plugins.module_utils.core import env_schema, findings, metric_sources
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import ROUTE_EXAMPLE, route_complaint
 from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import steps_from
@@ -78,6 +78,10 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
         complaints += steps(values["canary_steps"])
     if not complaints and "app_env" in values:
         complaints += [f"{complaint} {env_schema.EXAMPLE}" for complaint in env_schema.complaints(values["app_env"])]
+    if not complaints and {"preflight_severities", "preflight_waivers"} & set(values):
+        complaints += findings.problems(
+            values.get("preflight_severities", {}), values.get("preflight_waivers", ()), values.get("preflight_never_waived", findings.NEVER)
+        )
     if not complaints and "canary_windows" in values:
         complaints += _each(window_from, values["canary_windows"])
     if not complaints and "canary_watch_phases" in values:

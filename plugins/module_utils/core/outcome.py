@@ -35,7 +35,7 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
     """
     reasons: list[str] = []
     # A result that says itself whether it stops has weighed its own gates.
-    judged = {host for host, result in results.items() if "stop" in result}
+    weighed: list[dict[str, Any]] = []
     actions: list[str] = []
     gates: list[dict[str, Any]] = []
     held: list[bool] = []
@@ -43,7 +43,10 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
         if result.get("skipped"):
             continue
         actions += [f"{host}: {action}" for action in result.get("actions", [])]
-        gates += [{**gate, "host": host} for gate in result.get("gates", [])]
+        # A judgement over many hosts names the host of each gate itself.
+        named = [{"host": host, **gate} for gate in result.get("gates", [])]
+        gates += named
+        weighed += [] if "stop" in result else named
         if result.get("unreachable"):
             reasons.append(f"{host} cannot be reached: {result.get('msg', 'no reason given')}")
         elif result.get("failed"):
@@ -53,7 +56,7 @@ def gather(results: Mapping[str, Mapping[str, Any]]) -> Outcome:
             held.append(bool(result.get("hold")))
     reasons += [
         f"{gate['host']}: {gate['name']}: {gate['sentence']}" + (f" {gate['remedy']}" if gate.get("remedy") else "")
-        for gate in gates
-        if stops(gate["verdict"]) and gate["host"] not in judged
+        for gate in weighed
+        if stops(gate["verdict"])
     ]
     return Outcome("\n".join(reasons), bool(held) and len(held) == len(reasons) and all(held), actions, gates)
