@@ -188,7 +188,10 @@ def backup_bytes(params: dict[str, Any]) -> tuple[Optional[int], Optional[int]]:
 def slot_gates(params: dict[str, Any]) -> list[Gate]:
     processes, home = host_facts.Processes(), params["pm2_home"]
     running = processes.of_pm2(home, params["processes"])
-    installed = host_facts.version("pm2", params["commands"]["pm2"], params["path"]) if "pm2" in params["commands"] else ""
+    try:
+        installed = host_facts.version("pm2", params["commands"]["pm2"], params["path"]) if "pm2" in params["commands"] else ""
+    except SluiceError:
+        installed = ""  # the gate of its version says so
     user = params["pm2_user"] or host_facts.user_of(os.geteuid())
     return [
         host_rules.memory(kernel("meminfo"), running),
