@@ -34,7 +34,8 @@ PLAYBOOK = """
 
 def test_the_role_judges_a_live_production(world: World, tmp_path: Path) -> None:
     (tmp_path / "play.yml").write_text(PLAYBOOK, encoding="utf-8")
-    words = world.playbook(str(tmp_path / "play.yml"), "-e", f"kept={tmp_path / 'gates.json'}", "-e", "release_version=v0.9.9")
+    words = world.playbook("preflight", "-e", f"kept={tmp_path / 'gates.json'}", "-e", "release_version=v0.9.9")
+    words[words.index("sluice.deploy.preflight")] = str(tmp_path / "play.yml")
     done = subprocess.run(words, env=world.env(), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     found = gates({"gates": json.loads((tmp_path / "gates.json").read_text(encoding="utf-8"))})

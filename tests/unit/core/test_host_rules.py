@@ -85,7 +85,7 @@ def test_clock(kernel: Optional[Clock], ahead: Optional[float], verdict: str) ->
 
 @pytest.mark.parametrize(
     ("found", "minimum", "verdict"),
-    [("nginx version: nginx/1.22.1", "1.18", "pass"), ("v9.11.2", "18", "fail"), ("v18.0.0", "18", "pass"), ("1.9", "1.18", "fail"), ("?", "1", "inconclusive")],
+    [("nginx version: nginx/1.22.1", "1.18", "pass"), ("v9.2", "18", "fail"), ("v18.0", "18", "pass"), ("1.9", "1.18", "fail"), ("?", "1", "inconclusive")],
 )
 def test_versions_are_numbers(found: str, minimum: str, verdict: str) -> None:
     assert host_rules.version("node", found, minimum).verdict == verdict
@@ -121,7 +121,8 @@ def test_open_files(running: list[Running], verdict: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "wanted", "verdict"), [("Etc/UTC", "UTC", "pass"), ("Europe/Berlin", "UTC", "fail"), ("", "UTC", "inconclusive"), ("Asia/Tokyo", "Asia/Tokyo", "pass")]
+    ("found", "wanted", "verdict"),
+    [("Etc/UTC", "UTC", "pass"), ("Europe/Berlin", "UTC", "fail"), ("", "UTC", "inconclusive"), ("Asia/Tokyo", "Asia/Tokyo", "pass")],
 )
 def test_time_zone(found: str, wanted: str, verdict: str) -> None:
     assert host_rules.time_zone(found, wanted).verdict == verdict
