@@ -116,7 +116,13 @@ HOST = (
 SOURCE = (
     About("source console.log", "hygiene, hygiene_allow", "in a script that is no test", "no file could be read", "S4-002"),
     About("source debugger", "hygiene, hygiene_allow", "debugger, breakpoint() or pdb.set_trace()", "no file could be read", "S4-002"),
-    About("source secrets", "hygiene, hygiene_allow", "a key of a known shape, an address with a password, a random value", "a text above 2 MiB", "S4-003"),
+    About(
+        "source secrets",
+        "hygiene, hygiene_allow",
+        "a key of a known shape, an address with a password, a random value",
+        "no file could be read, or a text above 2 MiB",
+        "S4-003",
+    ),
     About("source commented-out code", "hygiene, hygiene_allow", "(three lines in a row)", "no file could be read", "S4-006"),
     About("source REPORT", "hygiene_artefacts", "the report tells of errors", "it is missing, empty, or of no known form", "S4-004, S4-005"),
 )

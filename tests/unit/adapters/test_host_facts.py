@@ -34,7 +34,7 @@ def test_a_slot_is_its_processes_and_their_children(tmp_path: Path) -> None:
 
 
 def test_daemons_are_known_by_their_title(tmp_path: Path) -> None:
-    for pid, title in ((11, "PM2 v7.0.4: God Daemon (/srv/shop/.pm2)"), (12, "PM2 v6.0.0: God Daemon (/root/.pm2)"), (13, "vim PM2 v7")):
+    for pid, title in ((11, "PM2 v7.0.4: God Daemon (/srv/shop/.pm2)"), (12, "PM2 v6.0.0: God Daemon (/srv/other/.pm2)"), (13, "vim PM2 v7")):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "cmdline").write_text(title)
     found = host_facts.Processes(str(tmp_path)).daemons("/srv/shop/.pm2/")
