@@ -98,6 +98,34 @@ SERVERS = (
     About("smtp login", "smtp.user_var", "user or password is refused", "there is no TLS, so the password was not sent", "S3-090"),
     About("sentry dsn", "sentry_var", "it is no DSN, or would send in clear", "", "S3-117, M-095"),
 )
+HOST = (
+    About(
+        "disk forecast FOLDER", "host_bytes", "release, backup, its copy and logs do not fit (less than 10 % left warns)", "no release or backup yet", "S3-248"
+    ),
+    About("inodes FOLDER", "", "the next release's files do not fit (less than 10 % left warns)", "", "S3-248"),
+    About("memory", "", "a second slot does not fit beside the live one", "nothing of the live slot runs", "S3-177, S3-247"),
+    About("cpu", "", "(load over five minutes above 80 %)", "", "S3-246, M-031"),
+    About("clock", "host_clock_limit", "wrong by more than the limit (nobody keeps it warns)", "neither kernel nor control node tells", "C56"),
+    About("version PROGRAM", "host_minimum", "older than the minimum, or missing", "it does not tell its version", "C56"),
+    About("pm2 daemon", "host_user", "another user's, or two for one home (another version than installed warns)", "none runs", "C56"),
+    About("open files", "host_open_files", "a process of the live slot may open fewer (more than 80 % in use warns)", "nothing of the live slot runs", "C56"),
+    About("time zone", "host_time_zone", "another one", "nothing names it", "S3-003, S3-031"),
+    About("pending reboot", "", "(the host waits for one)", "nothing on the host tells (warns)", "C56"),
+    About("draining workers", "", "(more than the budget)", "nginx does not run (warns)", "C56"),
+)
+SOURCE = (
+    About("source console.log", "hygiene, hygiene_allow", "in a script that is no test", "no file could be read", "S4-002"),
+    About("source debugger", "hygiene, hygiene_allow", "debugger, breakpoint() or pdb.set_trace()", "no file could be read", "S4-002"),
+    About(
+        "source secrets",
+        "hygiene, hygiene_allow",
+        "a key of a known shape, an address with a password, a random value",
+        "no file could be read, or a text above 2 MiB",
+        "S4-003",
+    ),
+    About("source commented-out code", "hygiene, hygiene_allow", "(three lines in a row)", "no file could be read", "S4-006"),
+    About("source REPORT", "hygiene_artefacts", "the report tells of errors", "it is missing, empty, or of no known form", "S4-004, S4-005"),
+)
 _BEYOND = {
     "sendgrid": "the scope mail.send is missing",
     "resend": "the sender's domain is not verified; Resend's own 403 for a wrong key",
@@ -113,6 +141,7 @@ def as_markdown() -> str:
     """Return the tables as the documentation shows them."""
     head = "| gate | on with `preflight_` | fails (warns) | cannot tell | rows |\n| --- | --- | --- | --- | --- |\n"
     text = f"### From outside\n\n{head}{''.join(map(_row, NETWORK))}\n### Servers\n\n{head}{''.join(map(_row, SERVERS))}\n"
+    text += f"### The host\n\n{head}{''.join(map(_row, HOST))}\n### The source\n\n{head}{''.join(map(_row, SOURCE))}\n"
     text += "### Services over HTTP\n\n| in `preflight_apis` | variables | asked | right it needs | fails beside 401 | rows |\n"
     text += "| --- | --- | --- | --- | --- | --- |\n"
     for name, service in SERVICES.items():

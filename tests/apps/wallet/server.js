@@ -137,6 +137,6 @@ server.on('error', (error) => {
 });
 stopGracefully(server, pool);
 server.listen(Number(PORT), HOST, () => {
-  console.log(`wallet ${VERSION} (${SLUICE_SLOT}) listens on ${HOST}:${PORT}`);
+  console.info(`wallet ${VERSION} (${SLUICE_SLOT}) listens on ${HOST}:${PORT}`);
   if (process.send) process.send('ready');
 });
