@@ -114,8 +114,9 @@ class Bench:
         self.peak_kib = 0
         root = folder / "collections" / "ansible_collections" / "sluice"
         root.mkdir(parents=True, exist_ok=True)
-        if not (root / "deploy").exists():
-            (root / "deploy").symlink_to(CHECKOUT)
+        # The folder may have been filled from another checkout.
+        (root / "deploy").unlink(missing_ok=True)
+        (root / "deploy").symlink_to(CHECKOUT)
         self.work = folder / "work"
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
