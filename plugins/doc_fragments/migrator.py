@@ -12,7 +12,7 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options:
   directory:
-    description: Folder with the SQL files, or, for another tool, the folder in which it runs (the release's). Needed for all but O(state=absent).
+    description: Folder with the SQL files, or, for another tool, the folder in which it runs (the release's). Only for dropping a copy it is not needed.
     type: path
   tool:
     description:

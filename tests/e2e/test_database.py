@@ -27,7 +27,8 @@ import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, migrations
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PASSWORD = "Zq7@ss/w:rd%41'$x\\end"
+# Another in each process: tests that run at the same time look for their own.
+PASSWORD = f"Zq7@{os.getpid()}@ss/w:rd%41'$x\\end"
 APP, RELEASE = "wallet", "r1"
 BASE = {
     "0001_base.sql": "CREATE TABLE account (id bigint PRIMARY KEY, owner text NOT NULL);\n"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_database import APP, BASE, CHECKOUT, MORE, Holder, Site, collections, server, site, wait_for  # noqa: F401
+from tests.e2e.test_database import APP, BASE, CHECKOUT, MORE, Holder, Site, collections, server, site, wait_for  # noqa: F401  # pylint: disable=unused-import
 
 INDEX = "-- sluice: no-transaction\nCREATE INDEX CONCURRENTLY account_owner ON account (owner);\n"
 BOTH_WAYS = {**BASE, "0003_mail.sql": "ALTER TABLE account ADD mail text;", "0003_mail.down.sql": "ALTER TABLE account DROP mail;"}
@@ -258,4 +258,3 @@ def test_others_wait_no_longer_than_the_lock_timeout(site: Site) -> None:
         reader.join()
         holder.end()
     assert 0.2 < longest[0] < 0.6
-

@@ -16,7 +16,17 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.test_database import CHECKOUT, PASSWORD, Holder, Site, Watcher, collections, server, site, wait_for  # noqa: F401
+from tests.e2e.test_database import (  # noqa: F401  # pylint: disable=unused-import
+    CHECKOUT,
+    PASSWORD,
+    Holder,
+    Site,
+    Watcher,
+    collections,
+    server,
+    site,
+    wait_for,
+)
 
 ALEMBIC = {
     "alembic.ini": "[alembic]\nscript_location = %(here)s\n",
