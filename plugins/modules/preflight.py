@@ -158,7 +158,8 @@ def live_prints(params: dict[str, Any]) -> Union[Prints, None]:
     if not params["live"] or not params["directory"]:
         return None
     noted = release_dir.record(params["directory"], params["live"]).get("fingerprints")
-    return Prints(env_file.fingerprint_key(params["directory"]), noted) if noted else None
+    key = env_file.held_key(params["directory"])
+    return Prints(key, noted) if noted and key else None
 
 
 def disk_gate(params: dict[str, Any], facts: dict[str, Any]) -> Gate:

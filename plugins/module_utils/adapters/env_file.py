@@ -83,11 +83,16 @@ def install(path: str, text: str, owner: Optional[tuple[int, int]]) -> None:
     write_atomic(path, text, 0o600, owner)
 
 
+def held_key(directory: str) -> str:
+    """Return the app's key for fingerprints on this host; empty when there is none."""
+    return (read_text(os.path.join(directory, "slots", "env.key")) or "").strip()
+
+
 def fingerprint_key(directory: str) -> str:
     """Return the app's key for fingerprints on this host; it is made at its first use and never leaves the host."""
-    path = os.path.join(directory, "slots", "env.key")
-    held = (read_text(path) or "").strip()
+    held = held_key(directory)
     if not held:
+        path = os.path.join(directory, "slots", "env.key")
         make_folder(os.path.dirname(path))
         held = secrets.token_hex(32)
         write_atomic(path, held + "\n", 0o600)

@@ -18,7 +18,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.env_kinds impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core.env_schema import Rule, is_public
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, INCONCLUSIVE, PASS, Gate
 
-_BITS = 64  # of chance that a random value of 26 characters and more shows; shorter ones 2.5 bits a character
+_BITS = 64  # of chance that a random value of 32 characters and more shows; shorter ones 2 bits a character
 _CORRECT = "Correct it in the environment file and run preflight again."
 
 
@@ -123,7 +123,7 @@ def faults(rule: Rule, value: str, around: Around) -> list[str]:
     if len(value) < rule.min_length:
         found.append(f"is shorter than {rule.min_length} characters")
     if rule.entropy or KINDS[rule.kind].secret:
-        bits, wanted = chance(value), rule.entropy or min(_BITS, int(2.5 * len(value)))
+        bits, wanted = chance(value), rule.entropy or min(_BITS, 2 * len(value))
         if bits < wanted:
             found.append(f"holds about {bits} bits of chance where {wanted} are wanted")
     if rule.domain or rule.remote:

@@ -135,9 +135,11 @@ def test_a_killed_install_leaves_the_old_file_or_the_new_one_and_the_next_cleans
 
 
 def test_the_key_of_the_host_is_made_once_and_closed(tmp_path: Path) -> None:
+    assert env_file.held_key(str(tmp_path)) == ""
+    assert not (tmp_path / "slots").exists(), "looking for the key makes none"
     key = env_file.fingerprint_key(str(tmp_path))
     assert len(bytes.fromhex(key)) == 32
-    assert env_file.fingerprint_key(str(tmp_path)) == key
+    assert env_file.fingerprint_key(str(tmp_path)) == env_file.held_key(str(tmp_path)) == key
     assert stat.S_IMODE((tmp_path / "slots" / "env.key").stat().st_mode) == 0o600
 
 

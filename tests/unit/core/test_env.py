@@ -349,4 +349,4 @@ def test_random_secrets_are_no_placeholders(raw: bytes) -> None:
 
 @given(st.text("ab12", max_size=60), st.integers(2, 5))
 def test_repetition_adds_no_chance(text: str, times: int) -> None:
-    assert chance(text * times) <= chance(text) + 8
+    assert chance(text * times) == chance(text * (times + 1)) <= 2 * len(text)
