@@ -22,7 +22,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.host_rules import Clock, Daemon, Running, Volume, limit_of, memory_of
 
 _UNSYNCHRONISED = 0x40
-_DAEMON = re.compile(r"^PM2 v?(\S+): God Daemon \((.*?)\)")
+_DAEMON = re.compile(r"^PM2 v?(\S+): God Daemon(?: \(([^)]*)|)")
 _HERE = (0, 1)
 
 
@@ -76,11 +76,12 @@ class Processes:
         return [found for found in map(self._running, sorted(wanted & set(parents))) if found]
 
     def daemons(self, home: str) -> list[Daemon]:
-        """Return the PM2 daemons whose title names this home."""
+        """Return the PM2 daemons of a home: those whose title names it, and the one its pid file names, as a long path is cut off in a title."""
+        noted = (read_text(os.path.join(home, "pm2.pid")) or "").strip()
         found = []
         for pid in self._pids():
             named = _DAEMON.match(self._read(pid, "cmdline").replace("\0", " "))
-            if named and os.path.realpath(named.group(2)) == os.path.realpath(home):
+            if named and (str(pid) == noted or os.path.realpath((named.group(2) or "").rstrip()) == os.path.realpath(home)):
                 found.append(Daemon(pid, self._user(pid), named.group(1)))
         return found
 

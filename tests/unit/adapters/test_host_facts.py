@@ -41,6 +41,17 @@ def test_daemons_are_known_by_their_title(tmp_path: Path) -> None:
     assert [(each.pid, each.version) for each in found] == [(11, "7.0.4")]
 
 
+def test_a_daemon_whose_title_is_cut_off_is_known_by_its_pid_file(tmp_path: Path) -> None:
+    home = tmp_path / "a-home-with-a-long-name"
+    home.mkdir()
+    (home / "pm2.pid").write_text("11")
+    (tmp_path / "11").mkdir()
+    (tmp_path / "11" / "cmdline").write_text(f"PM2 v7.0.4: God Daemon ({str(home)[:-4]}")
+    assert [each.pid for each in host_facts.Processes(str(tmp_path)).daemons(str(home))] == [11]
+    (home / "pm2.pid").write_text("12")
+    assert host_facts.Processes(str(tmp_path)).daemons(str(home)) == []
+
+
 def test_size_volume_and_clock_are_the_kernel_s(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file").write_bytes(b"x" * 100_000)
