@@ -417,7 +417,7 @@ def main() -> None:
         "endpoint": {"type": "str"},
         "region": {"type": "str"},
         "addressing": {"type": "str", "choices": ["auto", "path", "virtual"], "default": "auto"},
-        "access_key_var": {"type": "str"},
+        "access_key_var": {"type": "str", "no_log": False},
         "secret_key_var": {"type": "str", "no_log": False},
         "token_var": {"type": "str", "no_log": False},
         "sse": {"type": "str", "choices": ["none", "AES256", "aws:kms"], "default": "AES256"},

@@ -41,7 +41,8 @@ def play(tmp_path: Path, *words: str, systemd: bool, **variables: Any) -> tuple[
     }
     (tmp_path / "a folder").mkdir(exist_ok=True)
     (tmp_path / "vars.json").write_text(json.dumps(given))
-    argv = ["ansible-playbook", "-i", "schedulers,", "-e", f"@{tmp_path / 'vars.json'}", *words, str(tmp_path / "play.yml")]
+    ansible = str(Path(sys.executable).with_name("ansible-playbook"))
+    argv = [ansible, "-i", "schedulers,", "-e", f"@{tmp_path / 'vars.json'}", *words, str(tmp_path / "play.yml")]
     (tmp_path / "play.yml").write_text(
         "- hosts: all\n  gather_facts: false\n  tasks:\n"
         "    - ansible.builtin.import_role: {name: sluice.deploy.backup, tasks_from: schedule, rolespec_validate: false}\n"
