@@ -33,7 +33,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
-import tests.conftest  # noqa: F401
+import tests.conftest  # noqa: F401  # pylint: disable=unused-import
 from tests.e2e.test_database import Server, Site
 from tests.sandbox.pg_clients import rich_clients
 from tests.sandbox.world import _package

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, migrations
 
-from tests.e2e.test_database import (  # noqa: F401
+from tests.e2e.test_database import (  # noqa: F401  # pylint: disable=unused-import
     APP,
     BASE,
     CHECKOUT,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core import facts
 
-from tests.e2e.test_database import Server, Site, collections, server  # noqa: F401
+from tests.e2e.test_database import Server, Site, collections, server  # noqa: F401  # pylint: disable=unused-import
 
 RICH = """
 CREATE SCHEMA "Ärger & Co";

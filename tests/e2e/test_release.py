@@ -355,7 +355,6 @@ def test_a_backup_by_hand_is_shipped_and_pruned(world: World, play: Play, tmp_pa
     assert not Path(world.facts["backups"], f"wallet-{copy.stem}").exists()
 
 
-
 def test_migrate_by_hand_is_rehearsed_and_idempotent(world: World, play: Play) -> None:
     run = play("migrate", release_version="v1.0.0")
     assert run.rc == 0, run.text

@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core import migrations
 
 from tests.e2e.pgbouncers import PgBouncer
-from tests.e2e.test_database import APP, CHECKOUT, RELEASE, Server, collections, server  # noqa: F401
+from tests.e2e.test_database import APP, CHECKOUT, RELEASE, Server, collections, server  # noqa: F401  # pylint: disable=unused-import
 from tests.e2e.test_restore_swap import Shop, shop, spoil
 
 

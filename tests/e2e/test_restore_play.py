@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_database import APP, CHECKOUT, RELEASE, Server, collections, server  # noqa: F401
+from tests.e2e.test_database import APP, CHECKOUT, RELEASE, Server, collections, server  # noqa: F401  # pylint: disable=unused-import
 from tests.e2e.test_restore_swap import Shop, shop, spoil
 
 

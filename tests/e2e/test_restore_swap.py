@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core import migrations
 
 from tests.e2e.pgbouncers import Clients, PgBouncer
-from tests.e2e.test_database import APP, BASE, MORE, PASSWORD, RELEASE, Server, Site, collections, server  # noqa: F401
+from tests.e2e.test_database import APP, BASE, MORE, PASSWORD, RELEASE, Server, Site, collections, server  # noqa: F401  # pylint: disable=unused-import
 
 pytestmark = pytest.mark.usefixtures("server", "collections")
 
