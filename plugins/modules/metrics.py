@@ -15,6 +15,8 @@ description:
   - Asks each of O(sources) once, all of them together, and returns one reading for each. M(sluice.deploy.judge) holds them against the ladder of limits.
   - A source that does not answer within its deadline, answers with no number, or with one that is too old, is a reading without a value and with the reason.
     It never fails the task, and it never counts as good.
+extends_documentation_fragment:
+  - sluice.deploy.runtime
 attributes:
   check_mode:
     description: Only reads, so check mode is the same.
@@ -92,18 +94,6 @@ options:
   client_directory:
     description: Folder of psql; searched in the path when it is not given.
     type: path
-  pm2_command:
-    description: How PM2 is called.
-    type: list
-    elements: str
-    default: [pm2]
-  pm2_home:
-    description: PM2_HOME of the daemon; C(.pm2) in O(directory) when it is not given.
-    type: path
-  path:
-    description: Folder put before PATH for PM2.
-    type: str
-    default: ''
   previous:
     description: The RV(counters) of the look before; empty at the first look.
     type: dict
@@ -180,7 +170,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import host as kernel
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import postgres, probes, prometheus
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtimes import ARGUMENTS, runtime_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, metric_sources, metrics, slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import streak, with_guard
@@ -215,7 +205,7 @@ class Reader:
         self.counters: dict[str, Any] = dict(params["previous"])
         self.probing = threading.Lock()
         self.streak: dict[str, Any] = {}
-        self.services = [slots.service_from(service) for service in params["services"]]
+        self.services = [slots.service_from(service, params["runtime"]) for service in params["services"]]
 
     def sources(self) -> list[Source]:
         """Return what this host is asked for."""
@@ -255,13 +245,12 @@ class Reader:
         return Answer(known[source.metric]())
 
     def restarts(self) -> float:
-        names = [slots.process_name(self.params["app"], service.name, self.params["slot"]) for service in self.services]
-        pm2 = Pm2(self.params["pm2_command"], self.params["pm2_home"] or f"{self.params['directory']}/.pm2", self.params["path"])
-        mine = [process for process in pm2.processes() if process.name in names]
-        missing = sorted(set(names) - {process.name for process in mine})
+        slot = self.params["slot"]
+        mine = runtime_from(self.params, self.services).of(slot)
+        missing = sorted({service.name for service in self.services} - {process.service for process in mine})
         if missing:
-            raise SluiceError(f"PM2 knows no process {', '.join(missing)}")
-        gone = sum(service.instances for service in self.services) - sum(process.status == "online" for process in mine)
+            raise SluiceError(f"{self.params['runtime']} knows no process {', '.join(slots.process_name(self.params['app'], name, slot) for name in missing)}")
+        gone = sum(service.instances for service in self.services) - sum(process.running for process in mine)
         return float(sum(process.restarts for process in mine) + max(0, gone))
 
     def failing(self) -> dict[str, Any]:
@@ -379,9 +368,7 @@ def main() -> None:
             "env_file": {"type": "path", "required": True},
             "env_var": {"type": "str", "default": "DATABASE_URL"},
             "client_directory": {"type": "path"},
-            "pm2_command": {"type": "list", "elements": "str", "default": ["pm2"]},
-            "pm2_home": {"type": "path"},
-            "path": {"type": "str", "default": ""},
+            **ARGUMENTS,
             "previous": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,

@@ -12,11 +12,13 @@ short_description: Build, start, prove, stop and remember one slot of an app
 version_added: 0.1.0
 author: Contributors to the Sluice project (!UNKNOWN)
 description:
-  - One call does one whole safe step on an app host that runs its processes with PM2.
+  - One call does one whole safe step on an app host, whatever runs its processes there.
   - The slot's processes carry the app, the service and the slot in their name, run from an absolute release folder on the slot's own ports,
     and are deleted and started, never reloaded (a reload of a broken version takes every worker down and still exits 0).
   - What PM2 calls online proves nothing, so a start ends only when every service answered its health probe several times in a row with the right version
     (catalogue M-019, M-020, M-077).
+extends_documentation_fragment:
+  - sluice.deploy.runtime
 attributes:
   check_mode:
     description: Reports what would be done and changes nothing.
@@ -133,18 +135,6 @@ options:
     description: Good answers in a row that make a service healthy.
     type: int
     default: 3
-  pm2_command:
-    description: How PM2 is called, as a list of words.
-    type: list
-    elements: str
-    default: [pm2]
-  pm2_home:
-    description: E(PM2_HOME) of the daemon. Default is C(.pm2) below O(directory).
-    type: path
-  path:
-    description: Folder put before PATH for PM2 and the build, so that C(node) is the one meant.
-    type: str
-    default: ''
   good:
     description: Commits of promoted releases, the newest first; used by O(state=saved).
     type: list
@@ -203,14 +193,15 @@ milliseconds:
 import json
 import os
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import bundle, env_file, probes, release_dir, sockets
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import bundle, env_file, probes, release_dir, runtimes, sockets
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2, size, tail
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtimes import runtime_from
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import served_on
 from ansible_collections.sluice.deploy.plugins.module_utils.core import bundle as bundle_rules
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots, smoke
@@ -220,19 +211,22 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import Probe, probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import scrub
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+
+_PORT_SECONDS = 5.0
 
 
 class Host:
-    """What the states share: the app's shape, its folders and its PM2 daemon on this host."""
+    """What the states share: the app's shape, its folders and its runtime on this host."""
 
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params
         self.app: str = params["app"]
         self.directory: str = params["directory"]
         self.slot: str = params["slot"] or ""
-        self.services = [slots.service_from(service) for service in params["services"]]
-        self.pm2 = Pm2(params["pm2_command"], params["pm2_home"] or os.path.join(self.directory, ".pm2"), params["path"])
+        self.services = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.runtime = runtime_from(params, self.services)
         sends = params["state"] in ("started", "rehearsed")
         self.values = probes.read_values(params["smoke_values"]) if sends else {}
         self.smoke = smoke.steps_from(params["smoke"], self.values if sends or not params["smoke_values"] else None)
@@ -240,20 +234,22 @@ class Host:
         self.actions: list[str] = []
         self.gates: list[Gate] = []
 
-    def names(self, slot: str) -> list[str]:
-        return [slots.process_name(self.app, service.name, slot) for service in self.services]
-
     def held(self) -> dict[str, dict[str, Any]]:
         """Return what each slot holds and how many of its processes run."""
-        running = self.pm2.processes()
         return {
             slot: {
                 **{key: value for key, value in release_dir.record(self.directory, slot).items() if key != "fingerprints"},
-                "online": sum(1 for process in running if process.name in self.names(slot) and process.status == "online"),
+                "online": sum(process.running for process in self.runtime.of(slot)),
                 "wanted": sum(service.instances for service in self.services),
             }
             for slot in slots.SLOTS
         }
+
+    def plan(self, slot: str, env: Mapping[str, str] | None = None) -> Plan:
+        """Return what the parameters say is to run."""
+        version, commit = self.params["version"], self.params["commit"]
+        folder = slots.release_folder(self.directory, version, commit)
+        return Plan(slot, version, commit, folder, env or {}, self.services, self.params["release"])
 
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
@@ -283,47 +279,39 @@ class Host:
         elif at_first:
             self.actions.append(f"{slot} drained {at_first} connections in {time.monotonic() - began:.1f} s")
 
-    def launch(self, slot: str, folder: str, version: str, env: dict[str, str], services: list[slots.Service]) -> None:
+    def launch(self, plan: Plan) -> None:
         """Start the services of a slot afresh and wait until they are healthy; end them again when they are not."""
-        logs = os.path.join(self.directory, "logs")
-        make_folder(logs)
-        make_folder(os.path.join(self.directory, "slots"))
-        path = release_dir.ecosystem_path(self.directory, slot)
-        names = self.names(slot)
-        marks = {name: size(os.path.join(logs, f"{name}.err.log")) for name in names}
-        running = {process.name for process in self.pm2.processes()}
-        if running.intersection(names):
+        slot, runtime = plan.slot, self.runtime
+        if any(process.running for process in runtime.of(slot)):
             self.drain(slot)
-            self.pm2.delete([name for name in names if name in running])
-        write_atomic(path, json.dumps(slots.ecosystem(self.app, slot, services, folder, env, logs, self.params["release"])), 0o600)
-        wanted = sum(service.instances for service in services)
-
-        def dead() -> str:
-            mine = [process for process in self.pm2.processes(again=True) if process.name in names]
-            broken = next((process for process in mine if process.status == "errored" or process.restarts), None)
-            return f"{broken.name} ended with exit code {broken.exit_code} and was restarted {broken.restarts} times" if broken else ""
-
+        runtime.stop(slot)
+        self.free(slot)
+        wanted = sum(service.instances for service in plan.services)
         try:
-            self.pm2.start(path)
+            runtime.start(plan)
             probes.wait_healthy(
-                self.targets(slot, version), passes=self.params["passes"], deadline=self.params["deadline"], interval=0.1, timeout=2.0, given_up=dead
+                self.targets(slot, plan.version),
+                passes=self.params["passes"],
+                deadline=self.params["deadline"],
+                interval=0.1,
+                timeout=2.0,
+                given_up=lambda: runtime.probe(slot),
             )
-            mine = [process for process in self.pm2.processes(again=True) if process.name in names]
-            online = sum(1 for process in mine if process.status == "online")
-            if online != wanted or any(process.restarts for process in mine):
-                raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {sum(process.restarts for process in mine)} restarts.")
+            mine = runtime.of(slot, again=True)
+            online, restarts = sum(process.running for process in mine), sum(process.restarts for process in mine)
+            if online != wanted or restarts:
+                raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {restarts} restarts.")
         except SluiceError as error:
-            said = "\n".join(filter(None, (tail(os.path.join(logs, f"{name}.err.log"), start=marks[name]) for name in names)))
-            exits = sorted({process.exit_code for process in self.pm2.processes(again=True) if process.name in names and process.exit_code})
+            exits = sorted({process.exit_code for process in runtime.of(slot, again=True) if process.exit_code})
+            said = scrub(runtime.logs(slot), plan.env.values()).strip()
             listening = sockets.listening()
-            silent = [str(service.ports[slot]) for service in services if service.ports[slot] not in listening]
-            self.pm2.delete(names)
-            said = scrub(said or (self.last_words(slot, folder, env, services[0]) if exits else ""), env.values()).strip()
+            silent = [str(service.ports[slot]) for service in plan.services if service.ports[slot] not in listening]
+            runtime.stop(slot)
             code = f" Exit code {exits[0]}." if exits else ""
             deaf = f" Nothing listens on port {', '.join(silent)}." if silent else ""
             heard = f" It last said:\n{said}" if said else " It said nothing on stderr."
             raise SluiceError(
-                f"{version} did not become healthy in {slot}: {error.message}{deaf}{code}{heard}",
+                f"{plan.version} did not become healthy in {slot}: {error.message}{deaf}{code}{heard}",
                 "Nothing was switched; the processes were ended.",
                 log=said,
                 exit_codes=exits,
@@ -331,14 +319,17 @@ class Host:
                 answers=error.facts.get("answers", {}),
             ) from error
 
-    def last_words(self, slot: str, folder: str, env: dict[str, str], service: slots.Service) -> str:
-        """Return what a process that ends by itself says on stderr; in cluster mode PM2 loses what is written right before the end."""
-        variables = slots.environment(env, service, slot, self.params["release"])
-        path = os.pathsep.join(filter(None, (self.params["path"], os.environ.get("PATH", os.defpath))))
-        try:
-            return run(["node", service.entry], timeout=5.0, env={**variables, "PATH": path}, cwd=folder, ok=range(256)).stderr[-2000:]
-        except SluiceError:
-            return ""
+    def free(self, slot: str) -> None:
+        """See that nobody else holds the slot's ports: a probe would take a stranger's answer for the app's (M-020)."""
+        ports, began = {service.ports[slot] for service in self.services}, time.monotonic()
+        while ports & sockets.listening():
+            if time.monotonic() - began > _PORT_SECONDS:
+                taken = ", ".join(map(str, sorted(ports & sockets.listening())))
+                raise SluiceError(
+                    f"Port {taken} of {slot} is held by a process that is not the app's.",
+                    f"See whose it is (`ss -ltnp`) and end it, or give {slot} another port in app_services.",
+                )
+            time.sleep(0.05)
 
     def send_smoke(self, slot: str, place: str, folder: str) -> None:
         base = f"http://127.0.0.1:{self.services[0].ports[slot]}"
@@ -367,13 +358,16 @@ def prepared(host: Host, check: bool) -> bool:
     if release_dir.is_built(folder):
         host.actions.append(f"{folder} is built already")
         host.look_through(folder, check=False)
-        return False
+        done = host.runtime.prepare(host.plan(""), check)
+        host.actions += done
+        return bool(done)
     if not check:
         env = {str(key): str(value) for key, value in params["build_env"].items()}
         env["PATH"] = os.pathsep.join(filter(None, (params["path"], os.environ.get("PATH", os.defpath))))
         release_dir.build(params["source"], params["version"], params["commit"], folder, os.path.join(host.directory, "repository.git"), params["build"], env)
     host.actions.append(f"built {params['version']} ({params['commit'][:12]}) in {folder}")
     host.look_through(folder, check)
+    host.actions += host.runtime.prepare(host.plan(""), check)
     return True
 
 
@@ -394,7 +388,7 @@ def started(host: Host, check: bool) -> bool:
     if not release_dir.is_built(folder):
         raise SluiceError(f"{folder} is not built.", "Run the slot's prepared state first.")
     begun = time.monotonic()
-    host.launch(host.slot, folder, params["version"], env, host.services)
+    host.launch(host.plan(host.slot, env))
     count = sum(service.instances for service in host.services)
     host.gates.append(
         Gate(
@@ -406,7 +400,7 @@ def started(host: Host, check: bool) -> bool:
     try:
         host.send_smoke(host.slot, smoke.SLOT, folder)
     except SluiceError:
-        host.pm2.delete(host.names(host.slot))
+        host.runtime.stop(host.slot)
         raise
     prints = dict(take(env, env_file.fingerprint_key(host.directory)).of)
     release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"], "fingerprints": prints})
@@ -420,44 +414,41 @@ def rehearsed(host: Host, check: bool) -> bool:
     if check:
         return False
     before = "A rollback would break it, so nothing real was migrated. Split the migration: add first, remove in a later release."
-    host.gates.append(rehearse(host, "compatibility", f"The live version {live['version']}", live["folder"], live["version"], before))
-    if host.params["version"] and host.params["commit"]:
-        folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
-        if folder != live["folder"] and release_dir.is_built(folder):
-            new = f"The new version {host.params['version']}"
-            host.gates.append(rehearse(host, "new version", new, folder, host.params["version"], "Nothing real was migrated. Correct version or migration."))
+    env = host.environment()
+    env[host.params["env_var"]] = pgurl.with_database(env[host.params["env_var"]], host.params["database"])
+    single = [replace(service, instances=1) for service in host.services]
+    new = replace(host.plan(slots.REHEARSAL, env), services=single) if host.params["version"] and host.params["commit"] else None
+    old = Plan(slots.REHEARSAL, live["version"], live["commit"], live["folder"], env, single, host.params["release"], live.get("image", ""))
+    host.gates.append(rehearse(host, "compatibility", f"The live version {old.version}", old, before))
+    if new and new.folder != old.folder and release_dir.is_built(new.folder):
+        host.gates.append(rehearse(host, "new version", f"The new version {new.version}", new, "Nothing real was migrated. Correct version or migration."))
     return False
 
 
-def rehearse(host: Host, gate: str, what: str, folder: str, version: str, remedy: str) -> Gate:
+def rehearse(host: Host, gate: str, what: str, plan: Plan, remedy: str) -> Gate:
     """Start a version against the migrated copy, one process a service, send it everything, and end it."""
-    env = host.environment()
-    env[host.params["env_var"]] = pgurl.with_database(env[host.params["env_var"]], host.params["database"])
-    single = [slots.Service(service.name, service.entry, service.ports, 1, service.mode, service.health_path) for service in host.services]
     try:
-        host.launch(slots.REHEARSAL, folder, version, env, single)
-        host.send_smoke(slots.REHEARSAL, smoke.COPY, folder)
+        host.launch(plan)
+        host.send_smoke(plan.slot, smoke.COPY, plan.folder)
     except SluiceError as error:
         raise SluiceError(f"{what} does not work on the migrated copy: {error.message}", remedy, **error.facts) from error
     finally:
-        host.pm2.delete(host.names(slots.REHEARSAL))
-        release_dir.forget(host.directory, slots.REHEARSAL)
+        host.runtime.stop(plan.slot)
     sent = host.gates.pop().value
-    return Gate(gate, PASS, f"{version} works on the migrated copy: healthy, {sent} smoke requests good, writes included")
+    return Gate(gate, PASS, f"{plan.version} works on the migrated copy: healthy, {sent} smoke requests good, writes included")
 
 
 def stopped(host: Host, check: bool) -> bool:
-    running = {process.name for process in host.pm2.processes()}
-    names = [name for name in host.names(host.slot) if name in running]
+    processes = host.runtime.of(host.slot)
     known = bool(release_dir.record(host.directory, host.slot))
     if not check:
-        if names:
+        if any(process.running for process in processes):
             host.drain(host.slot)
-        host.pm2.delete(names)
+        host.runtime.stop(host.slot)
         release_dir.forget(host.directory, host.slot)
-    if names or known:
+    if processes or known:
         host.actions.append(f"stopped {host.slot}")
-    return bool(names or known)
+    return bool(processes or known)
 
 
 def absent(host: Host, check: bool) -> bool:
@@ -465,6 +456,7 @@ def absent(host: Host, check: bool) -> bool:
     folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
     if os.path.isdir(folder) and folder not in {release_dir.record(host.directory, slot).get("folder") for slot in slots.SLOTS}:
         if not check:
+            host.runtime.remove(folder)
             release_dir.remove(folder)
         host.actions.append(f"removed {folder}")
         return True
@@ -476,12 +468,13 @@ def saved(host: Host, check: bool) -> bool:
     folders = release_dir.folders(host.directory)
     good = [folder for commit in host.params["good"] for folder in folders if folder.endswith(f"-{commit[:12]}")]
     old = slots.prunable(folders, good, list(held.values()), host.params["keep"])
-    save = not set(host.names(host.slot)) <= host.pm2.saved_names()
+    save = not host.runtime.kept(host.slot)
     if not check:
         for folder in old:
+            host.runtime.remove(folder)
             release_dir.remove(folder)
         if save:
-            host.pm2.save()
+            host.runtime.keep(host.slot)
     host.actions += [f"removed {folder}" for folder in old] + ([f"{host.slot} comes back after a reboot"] if save else [])
     return bool(old or save)
 
@@ -516,9 +509,7 @@ def main() -> None:
             "version_key": {"type": "str", "default": "version", "no_log": False},
             "deadline": {"type": "float", "default": 60},
             "passes": {"type": "int", "default": 3, "no_log": False},
-            "pm2_command": {"type": "list", "elements": "str", "default": ["pm2"]},
-            "pm2_home": {"type": "path"},
-            "path": {"type": "str", "default": ""},
+            **runtimes.ARGUMENTS,
             "good": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "int", "default": 3},
             "drain_timeout": {"type": "float", "default": 30},

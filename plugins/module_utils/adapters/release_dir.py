@@ -79,12 +79,6 @@ def write_record(directory: str, slot: str, data: Mapping[str, Any]) -> None:
 
 
 def forget(directory: str, slot: str) -> None:
-    """Take a slot's record and its process file away."""
-    for path in (_record_path(directory, slot), ecosystem_path(directory, slot)):
-        if os.path.exists(path):
-            os.unlink(path)
-
-
-def ecosystem_path(directory: str, slot: str) -> str:
-    """Return where a slot's process file lies."""
-    return os.path.join(directory, "slots", f"{slot}.ecosystem.json")
+    """Take a slot's record away."""
+    if os.path.exists(_record_path(directory, slot)):
+        os.unlink(_record_path(directory, slot))

@@ -15,6 +15,9 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 
 SLOTS = ("blue", "green")
 REHEARSAL = "rehearsal"
+RUNTIMES = ("pm2", "systemd", "docker", "compose", "swarm")
+# Runtimes whose slots are made of an image instead of the files of a release folder.
+IMAGES = ("docker", "compose", "swarm")
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,30}\Z")
 _EXAMPLE = "Example: {name: web, entry: server.js, instances: 2, ports: {blue: 3001, green: 3002, rehearsal: 3003}}"
 
@@ -29,8 +32,13 @@ class Service:
     """One process group of the app.
 
     :param entry: the real entry file below the release folder; a package script would hide the process from the runtime (M-019).
-    :param instances: processes of it; more than one needs ``cluster``.
+        Empty where an image knows what it runs.
     :param ports: TCP port by slot, and one for the rehearsal.
+    :param instances: processes of it; more than one needs a runtime that lets them share the port.
+    :param mode: PM2's ``cluster`` or ``fork``.
+    :param interpreter: program that runs the entry, below the release folder (``.venv/bin/python``) or absolute; empty for Node.
+    :param args: words after the entry; for an image, the command it is started with.
+    :param image_port: the port it listens on inside its container; 0 for the same as outside.
     """
 
     name: str
@@ -39,19 +47,53 @@ class Service:
     instances: int = 1
     mode: str = "cluster"
     health_path: str = "/api/health"
+    interpreter: str = ""
+    args: tuple[str, ...] = ()
+    image_port: int = 0
 
 
-def service_from(data: Mapping[str, Any]) -> Service:
+def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
     """Return the service a mapping describes.
 
+    :param runtime: one of RUNTIMES; it decides whether there is an entry, and how many instances can share a port.
     :raises SluiceError: a name, entry or port is missing or has the wrong shape.
     """
     name, entry = str(data.get("name", "")), str(data.get("entry", ""))
     if not _NAME.match(name):
         raise SluiceError(f"app_services: the name {name!r} must be lower-case letters, digits and underscores.", _EXAMPLE)
-    if not entry or entry.startswith("/") or ".." in entry.split("/") or entry in ("npm", "yarn", "pnpm"):
+    if runtime in IMAGES:
+        if entry:
+            raise SluiceError(
+                f"app_services: {name} has the entry {entry!r}, but its image knows what it runs.", "Leave entry out; args replace the image's command."
+            )
+    elif not entry or entry.startswith("/") or ".." in entry.split("/") or entry in ("npm", "yarn", "pnpm"):
         raise SluiceError(f"app_services: the entry of {name} must be a file of the release such as server.js, not {entry!r}.", _EXAMPLE)
-    ports = data.get("ports") or {}
+    instances, mode, interpreter = str(data.get("instances", 1)), str(data.get("mode", "cluster")), str(data.get("interpreter", ""))
+    if not instances.isdigit() or int(instances) < 1 or mode not in ("cluster", "fork"):
+        raise SluiceError(f"app_services: {name} needs instances of 1 or more and the mode cluster or fork, not {instances!r} and {mode!r}.", _EXAMPLE)
+    shares = (runtime == "pm2" and mode == "cluster" and not interpreter) or runtime == "swarm"
+    if int(instances) > 1 and not shares:
+        raise SluiceError(
+            f"app_services: {instances} instances of {name} cannot share one port: only Node in PM2's mode cluster and a swarm's services can.",
+            "Set instances to 1 and let the program itself fork, as gunicorn --workers does.",
+        )
+    args = data.get("args") or []
+    if not isinstance(args, (list, tuple)) or not all(isinstance(word, (str, int, float)) for word in args):
+        raise SluiceError(f"app_services: args of {name} must be a list of words, not {args!r}.", "Example: {args: [-m, app.serve]}.")
+    return Service(
+        name,
+        entry,
+        _ports(name, data.get("ports") or {}),
+        int(instances),
+        mode,
+        str(data.get("health_path", "/api/health")),
+        interpreter,
+        tuple(map(str, args)),
+        _image_port(name, data.get("image_port") or 0),
+    )
+
+
+def _ports(name: str, ports: Mapping[str, Any]) -> dict[str, int]:
     wanted = (*SLOTS, REHEARSAL)
     if (
         sorted(ports) != sorted(wanted)
@@ -59,17 +101,13 @@ def service_from(data: Mapping[str, Any]) -> Service:
         or len(set(map(int, ports.values()))) != 3
     ):
         raise SluiceError(f"app_services: {name} needs three different ports, for {', '.join(wanted)}.", _EXAMPLE)
-    instances, mode = str(data.get("instances", 1)), str(data.get("mode", "cluster"))
-    if not instances.isdigit() or int(instances) < 1 or mode not in ("cluster", "fork"):
-        raise SluiceError(f"app_services: {name} needs instances of 1 or more and the mode cluster or fork, not {instances!r} and {mode!r}.", _EXAMPLE)
-    return Service(
-        name,
-        entry,
-        {slot: int(port) for slot, port in ports.items()},
-        int(instances),
-        mode,
-        str(data.get("health_path", "/api/health")),
-    )
+    return {slot: int(port) for slot, port in ports.items()}
+
+
+def _image_port(name: str, port: Any) -> int:
+    if not str(port).isdigit() or int(port) > 65535:
+        raise SluiceError(f"app_services: image_port of {name} must be the TCP port its container listens on, not {port!r}.", "Example: {image_port: 8000}.")
+    return int(port)
 
 
 def process_name(app: str, service: str, slot: str) -> str:
@@ -82,38 +120,47 @@ def release_folder(directory: str, version: str, commit: str) -> str:
     return posixpath.join(directory, "releases", f"{version}-{commit[:12]}")
 
 
-def environment(env: Mapping[str, str], service: Service, slot: str, release: str) -> dict[str, str]:
-    """Return the environment of one process: the operator's file, and what the slot adds to it."""
-    return {**env, "HOST": "127.0.0.1", "PORT": str(service.ports[slot]), "SLUICE_SLOT": slot, "SLUICE_RELEASE": release, "NODE_ENV": "production"}
+@dataclass(frozen=True)
+class Plan:
+    """What a runtime is told to start: one version in one slot.
 
-
-def ecosystem(app: str, slot: str, services: Sequence[Service], folder: str, env: Mapping[str, str], logs: str, release: str) -> dict[str, Any]:
-    """Return PM2's process file for one slot.
-
-    Paths are absolute: a path through ``current`` would change under a running process.
+    :param slot: ``blue``, ``green`` or ``rehearsal``.
+    :param folder: absolute release folder. A path through ``current`` would change under a running process.
+    :param env: the operator's variables, without what the slot adds to them; they hold secrets.
+    :param services: what to start; a rehearsal starts one process of each.
+    :param release: id of the release.
+    :param image: image of a runtime that starts containers, by digest; empty for the others.
     """
-    return {
-        "apps": [
-            {
-                "name": process_name(app, service.name, slot),
-                "cwd": folder,
-                "script": posixpath.join(folder, service.entry),
-                "exec_mode": service.mode,
-                "instances": service.instances,
-                "env": environment(env, service, slot, release),
-                "wait_ready": True,
-                "listen_timeout": 10000,
-                "kill_timeout": 8000,
-                "max_restarts": 3,
-                "min_uptime": 2000,
-                "merge_logs": True,
-                "out_file": posixpath.join(logs, process_name(app, service.name, slot) + ".out.log"),
-                "error_file": posixpath.join(logs, process_name(app, service.name, slot) + ".err.log"),
-                "time": True,
-            }
-            for service in services
-        ]
-    }
+
+    slot: str
+    version: str
+    commit: str
+    folder: str
+    env: Mapping[str, str]
+    services: Sequence[Service]
+    release: str = ""
+    image: str = ""
+
+    def environment(self, service: Service) -> dict[str, str]:
+        """Return the environment of one process: the operator's file, and what the slot adds to it."""
+        added = {"HOST": "127.0.0.1", "PORT": str(service.ports[self.slot]), "SLUICE_SLOT": self.slot, "SLUICE_RELEASE": self.release}
+        return {**self.env, **added, "NODE_ENV": "production"}
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process or container of a slot, as its runtime sees it.
+
+    :param running: proves nothing: a process that never listens runs too (M-020).
+    :param restarts: how often the runtime started it again since the slot was started.
+    :param exit_code: of its last end; 0 while there was none.
+    """
+
+    service: str
+    slot: str
+    running: bool
+    restarts: int = 0
+    exit_code: int = 0
 
 
 def prunable(folders: Sequence[str], good: Sequence[str], protected: Sequence[str], keep: int) -> list[str]:

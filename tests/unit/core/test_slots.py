@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_pm2 import ecosystem
 from ansible_collections.sluice.deploy.plugins.module_utils.core import slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Service
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan, Service
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,7 +67,8 @@ def test_names_and_folders_follow_from_app_and_colour() -> None:
 
 def test_the_process_file_has_absolute_paths_and_the_slots_own_port() -> None:
     service = Service("web", "dist/server.js", PORTS, 2)
-    (process,) = slots.ecosystem("wallet", "green", [service], "/srv/wallet/releases/v2-ab", {"PORT": "9", "KEY": "k"}, "/var/log/wallet", "v2-1")["apps"]
+    plan = Plan("green", "v2", "ab", "/srv/wallet/releases/v2-ab", {"PORT": "9", "KEY": "k"}, [service], "v2-1")
+    (process,) = ecosystem("wallet", plan, "/var/log/wallet")["apps"]
     assert process["name"] == "wallet-web-green"
     assert process["cwd"] == "/srv/wallet/releases/v2-ab"
     assert process["script"] == "/srv/wallet/releases/v2-ab/dist/server.js"
@@ -88,7 +90,7 @@ def test_the_two_slots_share_no_name_port_or_log() -> None:
     seen = [
         (process["name"], process["env"]["PORT"], process["out_file"], process["error_file"])
         for slot in slots.SLOTS
-        for process in slots.ecosystem("wallet", slot, services, "/r", {}, "/l", "r")["apps"]
+        for process in ecosystem("wallet", Plan(slot, "v2", "ab", "/r", {}, services, "r"), "/l")["apps"]
     ]
     assert len(seen) == 4
     assert all(len(set(column)) == 4 for column in zip(*seen))
