@@ -160,6 +160,17 @@ def test_bad_input_is_named(world: World, more: dict[str, Any], said: str) -> No
     assert names(world) == before
 
 
+def test_a_port_that_a_stranger_holds_is_named(world: World) -> None:
+    """A stranger's answer must not be taken for the app's."""
+    run(world, "prepared")
+    run(world, "stopped")
+    with socket.create_server(("127.0.0.1", world.facts["ports"]["green"])):
+        result = run(world, "started")
+    assert result["failed"]
+    assert f"Port {world.facts['ports']['green']} of green is held by a process that is not the app's." in result["msg"]
+    assert names(world) == {"wallet-web-blue"}
+
+
 def test_an_older_fence_is_refused(world: World) -> None:
     assert not run(world, "stopped", fence=1000).get("failed")
     result = run(world, "stopped", fence=999)

@@ -88,6 +88,7 @@ def test_taking_the_jobs_twice_changes_nothing_and_check_mode_neither(world: Wor
 
 def test_a_cut_handover_never_has_two_owners_and_is_finished_by_the_next(world: World) -> None:
     mine = services(world)
+    run(world, "prepared")
     assert not run(world, "started", services=mine).get("failed")
     for after in (0.5, 1.0, 1.6):
         run(world, "owning", slot="blue", services=mine)
@@ -121,6 +122,7 @@ def test_a_worker_of_the_wrong_shape_is_named(world: World, more: dict[str, Any]
 def test_a_worker_without_a_heartbeat_must_stay_up(world: World) -> None:
     """One that ends again at once does not take the jobs; the workers before have them again."""
     mine = services(world, heartbeat=0)
+    run(world, "prepared")
     assert not run(world, "started", services=mine).get("failed")
     run(world, "owning", slot="blue", services=mine)
     result = run(world, "owning", slot="green", services=services(world, heartbeat=0, entry="public/wallet.css"))
