@@ -38,7 +38,7 @@ options:
         those of the other slot are started again, and the call fails. Services without a worker are left alone.
       - V(stopped) ends the slot's processes and forgets them.
       - V(saved) makes the running processes of O(slot) the ones that come back after a reboot, and prunes old release folders.
-      - V(absent) is V(stopped), and removes the release folder of O(commit) unless a slot holds it.
+      - V(absent) is V(stopped), and puts the release folder of O(commit) aside unless a slot holds it.
     type: str
     choices: [read, prepared, started, rehearsed, owning, stopped, saved, absent]
     default: read
@@ -146,6 +146,10 @@ options:
     description: How many good releases stay beside those that a slot holds.
     type: int
     default: 3
+  keep_failed:
+    description: How many release folders of failed releases stay in C(releases/.failed/), for whoever looks for the cause.
+    type: int
+    default: 1
   drain_timeout:
     description:
       - Seconds that processes which are replaced or stopped have to finish what they serve. They are ended earlier when no connection is left;
@@ -533,11 +537,12 @@ def owning(host: Host, check: bool) -> bool:
 def absent(host: Host, check: bool) -> bool:
     changed = stopped(host, check)
     folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
-    if os.path.isdir(folder) and folder not in {release_dir.record(host.directory, slot).get("folder") for slot in slots.SLOTS}:
+    if release_dir.is_built(folder) and folder not in {release_dir.record(host.directory, slot).get("folder") for slot in slots.SLOTS}:
+        keep = host.params["keep_failed"]
         if not check:
             host.runtime.remove(folder)
-            release_dir.remove(folder)
-        host.actions.append(f"removed {folder}")
+            release_dir.quarantine(folder, keep)
+        host.actions.append(f"put {folder} aside, beside at most {keep - 1} failed ones" if keep else f"removed {folder}")
         return True
     return changed
 
@@ -591,6 +596,7 @@ def main() -> None:
             **runtimes.ARGUMENTS,
             "good": {"type": "list", "elements": "str", "default": []},
             "keep": {"type": "int", "default": 3},
+            "keep_failed": {"type": "int", "default": 1},
             "drain_timeout": {"type": "float", "default": 30},
             "fence": {"type": "int"},
         },

@@ -130,6 +130,20 @@ def test_a_build_that_fails_leaves_nothing(world: World) -> None:
     assert [name for name in os.listdir(Path(world.facts["app"], "releases")) if "v1.0.0" in name] == []
 
 
+@pytest.mark.parametrize("keep", [2, 1, 0])
+def test_failed_releases_are_put_aside_and_never_taken_for_good_ones(world: World, keep: int) -> None:
+    aside = Path(world.facts["app"], "releases", ".failed")
+    (aside / "v0.1.0-older").mkdir(parents=True, exist_ok=True)
+    os.utime(aside / "v0.1.0-older", (1, 1))
+    assert run(world, "prepared")["changed"]
+    assert run(world, "absent", keep_failed=keep)["changed"]
+    assert not run(world, "absent", keep_failed=keep)["changed"]
+    there = sorted(path.name for path in aside.iterdir())
+    assert [name.partition("-")[0] for name in there] == {2: ["v0.1.0", "v1.0.0"], 1: ["v1.0.0"], 0: []}[keep]
+    assert all((aside / name / "server.js").exists() for name in there if name.startswith("v1"))
+    assert not [name for name in os.listdir(aside.parent) if name.startswith("v1.0.0")]
+
+
 def test_a_smoke_that_fails_ends_the_slot(world: World) -> None:
     run(world, "prepared")
     result = run(world, "started", smoke=[{"name": "a page", "path": "/nowhere"}])

@@ -62,6 +62,30 @@ def remove(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def quarantine(folder: str, keep: int) -> list[str]:
+    """Put a failed release aside, for whoever looks for the cause, and remove all but the ``keep`` newest of those.
+
+    What lies there is no release any more: its marker is gone, so it is neither started nor counted among the good ones.
+
+    :returns: the folders that were removed.
+    """
+    aside = os.path.join(os.path.dirname(folder), ".failed")
+    os.unlink(os.path.join(folder, MARKER))
+    if keep:
+        make_folder(aside)
+        there = os.path.join(aside, os.path.basename(folder))
+        shutil.rmtree(there, ignore_errors=True)
+        os.rename(folder, there)
+        os.utime(there)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    known = sorted((entry for entry in os.scandir(aside)), key=lambda entry: entry.stat().st_mtime, reverse=True) if os.path.isdir(aside) else []
+    gone = [entry.path for entry in known[keep:]]
+    for path in gone:
+        shutil.rmtree(path, ignore_errors=True)
+    return gone
+
+
 def _record_path(directory: str, slot: str) -> str:
     return os.path.join(directory, "slots", f"{slot}.json")
 
