@@ -17,6 +17,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import 
 FORMAT = 2
 MARKER, RESTORED = "sluice rehearsal", "sluice restored"
 SUFFIX, RESTORED_SUFFIX = "_rehearsal", "_restored"
+# A database cannot be made and marked at once. Closed and with this limit, which nobody else sets, it is known as ours before it has its mark.
+HALF_MADE_LIMIT = 1_726_354
 NAME_BYTES = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\Z")
@@ -356,6 +358,11 @@ def _cut(text: str, limit: int) -> str:
 def marker(app: str, release_id: str) -> str:
     """Return the comment by which a rehearsal database is known as one."""
     return f"{MARKER} of {app} {release_id}"
+
+
+def half_made_marker() -> str:
+    """Return what stands for the comment of a copy whose maker was killed before it could mark it."""
+    return f"{RESTORED} by halves"
 
 
 def restored_marker(app: str, release_id: str, manifest_sha256: str = "", seconds: float | None = None) -> str:
