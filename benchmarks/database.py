@@ -331,6 +331,8 @@ def main() -> None:
     finally:
         if pool:
             pool.stop()
+            for left in folder.glob("pool-*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         bench.server.stop()
         shutil.rmtree(bench.work, ignore_errors=True)
         bench.plain.unlink(missing_ok=True)

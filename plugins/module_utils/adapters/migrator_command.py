@@ -56,6 +56,7 @@ class Command:
 
         :raises SluiceError: the files have several heads.
         """
+        migrators.check_settled(self._failed())
         if self._tool.heads:
             migrators.check_heads(self._asked(self._tool.heads))
         applied = set(self._applied())
@@ -101,6 +102,12 @@ class Command:
             return []
         return [row["name"] for row in self._session.query(migrators.PRISMA_APPLIED)]
 
+    def _failed(self) -> list[str]:
+        """Return what the tool remembers as failed, where that keeps it from running anything."""
+        if self._tool.current.words or not self._session.value("SELECT to_regclass('_prisma_migrations') AS found"):
+            return []
+        return [row["name"] for row in self._session.query(migrators.PRISMA_FAILED)]
+
     def _asked(self, ask: Ask) -> list[str]:
         if ask.words not in self._known:
             argv = self._argv(ask.words)
@@ -128,7 +135,11 @@ class Command:
             self._known.clear()
             applied, schema = before[0]
             listed = sorted(set(self._applied()) ^ set(applied))
-            return [f"{each} in its version table" for each in listed] + facts.schema_changes(schema, schema_fingerprint(self._session))
+            left = [f"{each} in its version table" for each in listed] + facts.schema_changes(schema, schema_fingerprint(self._session))
+            if not left and self._failed():
+                # Nothing of it was applied, so it can be run again; Prisma would not without this.
+                self._session.execute(migrators.PRISMA_SETTLE)
+            return left
 
         return Step(name, start, self._understand, leftovers)
 
