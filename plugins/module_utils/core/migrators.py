@@ -104,6 +104,8 @@ TOOLS: Mapping[str, Tool] = {
 PRISMA_APPLIED = (
     "SELECT migration_name AS name FROM _prisma_migrations WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL ORDER BY started_at, migration_name"
 )
+# These it runs again, and does not list as pending.
+PRISMA_TAKEN_BACK = "SELECT DISTINCT migration_name AS name FROM _prisma_migrations WHERE rolled_back_at IS NOT NULL"
 # It neither lists nor runs anything as long as one of these is there.
 PRISMA_FAILED = "SELECT migration_name AS name FROM _prisma_migrations WHERE finished_at IS NULL AND rolled_back_at IS NULL ORDER BY started_at"
 # What `prisma migrate resolve --rolled-back` does, without a program that may be missing.
