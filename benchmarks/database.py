@@ -1,7 +1,7 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What proving a backup costs beside the dump that proves nothing, on a mixed database of about 1.3 GB.
+"""What proving a backup costs beside the dump that proves nothing, and going back by swap beside a restore in place, on a mixed database of about 1.3 GB.
 
     .venv/bin/python benchmarks/database.py [--folder FOLDER] [--rounds 3]
 
@@ -9,10 +9,15 @@ The server is one of the script's own, with fsync. With ``--folder`` the filled 
 rounds, taken in turns; the guides' way is ``pg_dump > file.sql`` and ``psql < file.sql``. Prints one JSON object as its last line:
 
 - ``backup_zstd_wall``, ``backup_zstd_size``, ``backup_lz4_wall``, ``backup_lz4_size``: the module's whole call, with counting, hashing and complete
-  decode / ``pg_dump > file.sql``, seconds and bytes; goals 1.6 and 0.42, 1.0 and 0.65.
+  decode / ``pg_dump > file.sql``, seconds and bytes; goals 1.6 and 0.42, 1.0 and 0.65. ``zstd`` is what ``auto`` chooses.
 - ``restore_ratio``: the drill's parallel restore with ``ANALYZE`` / ``psql < file.sql``; goal 0.6.
-- ``prove_ratio``: backup, drill, and rehearsal of a small migration / dump and restore by hand; goal 1.15.
-- ``peak_mib``: the most memory the module ever had; goal 64.
+- ``prove_ratio``: a release's proof / dump and restore by hand; goal 1.15. The proof is the backup, the drill, which restores it once, and the rehearsal
+  of a small migration on a copy of what the drill restored.
+- ``swap_ratio``: seconds that PgBouncer held its clients while the drill's copy took the place of the live database / ``psql < file.sql``; goal 0.01.
+- ``swap_failed``: transactions that failed through PgBouncer in all rounds; goal 0. ``swap_slowest_ms``: the slowest of them. ``swap_call_s``: the
+  module's whole call, with hashing the archive and comparing every row.
+- ``swap_direct_ms``: a swap without PgBouncer. ``swap_direct_cut``: connections ended in it, of three that are opened anew as soon as they are cut.
+- ``peak_mib``: the most memory a module ever had; goal 64.
 """
 
 from __future__ import annotations
@@ -34,11 +39,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
 
 import tests.conftest  # noqa: F401  # pylint: disable=unused-import
-from tests.e2e.test_database import Server, Site
+from tests.e2e.pgbouncers import Clients, PgBouncer
+from tests.e2e.test_database import PASSWORD, Server, Site
 from tests.sandbox.pg_clients import rich_clients
 from tests.sandbox.world import _package
 
 DATABASE = "shop"
+WORK = "BEGIN; SELECT count(*) FROM customers WHERE id < 10; UPDATE products SET price = price + 1 WHERE id = 7; COMMIT;"
 MIGRATION = {"0001_note.sql": "ALTER TABLE customers ADD note text;\nCREATE INDEX ON customers (note);\n"}
 SETTINGS = {
     "shared_buffers": "1GB",
@@ -98,6 +105,14 @@ class Real(Server):
             time.sleep(0.1)
         raise RuntimeError((self.folder.parent / "server.log").read_text())
 
+    def admit(self) -> None:
+        """Give a server that another process made the password of this one."""
+        secret = PASSWORD.replace("'", "''")
+        words = [self.programs / "postgres", "--single", "-D", self.folder / "data", "postgres"]
+        subprocess.run(
+            words, input=f"ALTER ROLE postgres PASSWORD '{secret}'\n", text=True, check=True, capture_output=True, timeout=60, cwd=self.folder, **self.account
+        )
+
 
 class Bench:
     """The server, the app and the clients, and what was measured so far."""
@@ -111,6 +126,7 @@ class Bench:
         self.plain = folder / "plain.sql"
         self.seconds: dict[str, list[float]] = {}
         self.bytes: dict[str, list[int]] = {}
+        self.swaps: dict[str, list[float]] = {}
         self.peak_kib = 0
         root = folder / "collections" / "ansible_collections" / "sluice"
         root.mkdir(parents=True, exist_ok=True)
@@ -123,7 +139,9 @@ class Bench:
 
     def up(self) -> None:
         """Start the server, and fill the database when it is not there."""
-        if not (self.folder / "server" / "data").exists():
+        if (self.folder / "server" / "data").exists():
+            self.server.admit()
+        else:
             self.server.make()
         self.server.start()
         self.site = Site(self.server, self.folder / "collections", self.work, DATABASE)
@@ -210,11 +228,11 @@ def restore_by_hand(bench: Bench) -> None:
     bench.server.sql("DROP DATABASE by_hand")
 
 
-def backup(bench: Bench, compression: str) -> Path:
+def backup(bench: Bench, kind: str, compression: str) -> Path:
     """Measure the module's backup and return its folder."""
     shutil.rmtree(bench.site.backups, ignore_errors=True)
-    result = bench.timed(compression, lambda: bench.module("backup", directory=str(bench.site.backups), release_id=compression[:4], compression=compression))
-    bench.bytes.setdefault(compression, []).append(result["backup"]["bytes"])
+    result = bench.timed(kind, lambda: bench.module("backup", directory=str(bench.site.backups), release_id=kind, compression=compression))
+    bench.bytes.setdefault(kind, []).append(result["backup"]["bytes"])
     return Path(result["backup"]["path"])
 
 
@@ -225,29 +243,60 @@ def drill(bench: Bench, folder: Path) -> None:
     bench.seconds.setdefault("drill's restore", []).append(result["seconds"]["restore"])
 
 
-def rehearse(bench: Bench, folder: Path) -> None:
-    """Measure the rehearsal of a small migration after the drill."""
+def rehearse(bench: Bench) -> None:
+    """Measure the rehearsal of a small migration on a copy of what the drill restored."""
     migrations = bench.site.files(MIGRATION)
-    bench.timed("rehearsal", lambda: bench.module("rehearsal", backup=str(folder), migrations=migrations))
+    bench.timed("rehearsal", lambda: bench.module("rehearsal", directory=migrations))
     bench.module("rehearsal", state="absent")
-    bench.module("drill", state="absent")
+
+
+def swap(bench: Bench, port: int, database: str, **more: Any) -> tuple[dict[str, Any], Clients]:
+    """Put the drill's copy in the place of the live database while clients work, and go back to that one afterwards."""
+    with Clients(bench.server, port, database, sql=WORK) as clients:
+        words = {"backup": "zstd", "directory": str(bench.site.backups), "accept_loss": "zstd"}
+        result = bench.timed("swap", lambda: bench.module("restore", **words, **more))
+        after = clients.done
+        while clients.done < after + 50:
+            time.sleep(0.01)
+    back = bench.module("restore", state="swapped_back", accept_loss="zstd", **more)
+    bench.server.sql(f'DROP DATABASE "{back["kept"]}"')
+    return result, clients
+
+
+def swap_held(bench: Bench, pool: PgBouncer) -> None:
+    """Measure a swap through PgBouncer."""
+    result, clients = swap(bench, pool.port, pool.name, pgbouncer_vars=["PGBOUNCER_URL"])
+    for name, value in (("held_ms", result["held_ms"]), ("slowest_ms", clients.slowest * 1000), ("failed", clients.cut)):
+        bench.swaps.setdefault(name, []).append(value)
+
+
+def swap_direct(bench: Bench, folder: Path) -> None:
+    """Measure a swap that ends the clients' connections."""
+    drill(bench, folder)
+    result, _clients = swap(bench, bench.server.port, DATABASE)
+    bench.swaps.update(direct_ms=[result["swap_ms"]], direct_cut=[result["cut"]])
 
 
 def figures(bench: Bench, restores: bool) -> dict[str, float]:
     """Return the ratios, without those of restores where none was made."""
     found = {
-        "backup_zstd_wall": bench.median("zstd:3") / bench.median("dump"),
-        "backup_zstd_size": bench.size("zstd:3") / bench.size("dump"),
+        "backup_zstd_wall": bench.median("zstd") / bench.median("dump"),
+        "backup_zstd_size": bench.size("zstd") / bench.size("dump"),
         "backup_lz4_wall": bench.median("lz4") / bench.median("dump"),
         "backup_lz4_size": bench.size("lz4") / bench.size("dump"),
         "peak_mib": bench.peak_kib / 1024,
     }
     if restores:
-        proven = sum(bench.median(name) for name in ("zstd:3", "drill", "rehearsal"))
+        proven = sum(bench.median(name) for name in ("zstd", "drill", "rehearsal"))
         found["restore_ratio"] = bench.median("drill's restore") / bench.median("restore")
         found["prove_ratio"] = proven / (bench.median("dump") + bench.median("restore"))
-    seconds = {f"{name.replace(' ', '_').replace(':3', '')}_s".replace("'s", ""): bench.median(name) for name in bench.seconds}
-    return {**found, **seconds, "load": os.getloadavg()[0]}
+        found["swap_ratio"] = statistics.median(bench.swaps["held_ms"]) / 1000 / bench.median("restore")
+        found["swap_held_ms"] = statistics.median(bench.swaps["held_ms"])
+        found["swap_slowest_ms"] = max(bench.swaps["slowest_ms"])
+        found["swap_failed"] = sum(bench.swaps["failed"])
+        found["swap_direct_ms"], found["swap_direct_cut"] = bench.swaps["direct_ms"][0], bench.swaps["direct_cut"][0]
+    names = {name: "swap_call" if name == "swap" else name.replace("'s ", "_") for name in bench.seconds}
+    return {**found, **{f"{shown}_s": bench.median(name) for name, shown in names.items()}, "load": os.getloadavg()[0]}
 
 
 def main() -> None:
@@ -260,20 +309,30 @@ def main() -> None:
     if clients is None:
         raise SystemExit("PostgreSQL clients with zstd and lz4 are missing: install postgresql-client 16 or newer.")
     folder = wanted.folder or Path(tempfile.mkdtemp(prefix="sluice-bench-"))
-    bench = Bench(folder, clients)
+    bench, pool = Bench(folder, clients), None
     try:
         bench.up()
+        if wanted.only == "all":
+            pool = PgBouncer(bench.server, DATABASE)
+            bench.site.env.write_text(bench.site.env.read_text() + f"PGBOUNCER_URL={pool.url}\n")
         for each in range(wanted.rounds):
             say(f"Round {each + 1}")
             dump_by_hand(bench)
-            backup(bench, "lz4")
-            made = backup(bench, "zstd:3")
-            if wanted.only == "all":
+            backup(bench, "lz4", "lz4")
+            made = backup(bench, "zstd", "auto")
+            if pool:
                 restore_by_hand(bench)
                 drill(bench, made)
-                rehearse(bench, made)
+                rehearse(bench)
+                swap_held(bench, pool)
+        if pool:
+            swap_direct(bench, made)
         print(json.dumps({name: round(value, 4) for name, value in figures(bench, wanted.only == "all").items()}))
     finally:
+        if pool:
+            pool.stop()
+            for left in folder.glob("pool-*"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         bench.server.stop()
         shutil.rmtree(bench.work, ignore_errors=True)
         bench.plain.unlink(missing_ok=True)

@@ -154,7 +154,9 @@ class ActionModule(ActionBase):
         else:
             args["event"], say = self._last_event(before) if args["event"] == "outcome" else args["event"], []
         reply = self._ask("close", {**args, "data": {**data, **args["data"]}}, variables)
-        if args["report"] and args["release_id"] and reply["release"]:
+        # The account of the release that a restore is counted to is written anew.
+        say += [reply["restored"]] if reply["restored"] else []
+        if args["report"] and (args["release_id"] or reply["restored"]) and reply["release"]:
             report = account(reply["release"], reply["records"])
             path = os.path.join(os.path.expanduser(args["report"]), f"{report['release_id']}.json")
             make_folder(os.path.dirname(path), 0o700)
@@ -163,7 +165,7 @@ class ActionModule(ActionBase):
             if picture:
                 told = f"Charts: {path[:-5]}.svg"
                 write_atomic(f"{path[:-5]}.svg", picture, 0o600)
-            say += [*summary(report), f"Account: {path}", *filter(None, [told])]
+            say += [*([] if reply["restored"] else summary(report)), f"Account: {path}", *filter(None, [told])]
             reply["report"] = path
         return {**{key: value for key, value in reply.items() if key != "records"}, "undo_failed": undo.reason, "say": say}
 

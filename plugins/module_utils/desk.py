@@ -14,7 +14,7 @@ from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.store import Store, process_started
 from ansible_collections.sluice.deploy.plugins.module_utils.core import lease as leases
-from ansible_collections.sluice.deploy.plugins.module_utils.core import ledger, states
+from ansible_collections.sluice.deploy.plugins.module_utils.core import ledger, restored, states
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
 
@@ -53,6 +53,7 @@ class Desk:
             "note": note,
             "release": wanted.as_dict() if wanted else {},
             "releases": [release.as_dict() for release in releases[-20:]],
+            "needed_backups": ledger.needed_backups(releases),
             "lease": {**held.as_dict(), "alive": self._alive(held)} if held else {},
             "fence": self.store.last_fence(),
             "lines": len(records),
@@ -122,13 +123,20 @@ class Desk:
     def _close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Write the last event, if there is one, and give the lease back."""
         held = self._mine()
-        records = self.store.records()
-        if request.get("event"):
-            release = next((release for release in ledger.fold(records) if release.id == request["release_id"]), None)
+        records, name, told = self.store.records(), request.get("release_id", ""), ""
+        data, event = dict(request.get("data") or {}), request.get("event", "")
+        if restored.EVENT in data:
+            data[restored.EVENT] = restored.entry(records, data[restored.EVENT], self.now - held.since)
+        if event == restored.EVENT and data[event]:
+            name = restored.release_of(ledger.fold(records), data[event]["backup"])
+            records = self.store.append(self._draft(event, name, data=data[event], fence=held.fence))
+            told = restored.words(restored.restores_of(records)[-1])
+        elif event and event != restored.EVENT:
+            release = next((release for release in ledger.fold(records) if release.id == name), None)
             if release is None:
-                raise SluiceError(f"The ledger knows no release {request['release_id']!r}.", "Look with status.yml which ones there are.")
-            states.move(release.state, request["event"])
-            records = self.store.append(self._draft(request["event"], request["release_id"], data=request.get("data"), fence=held.fence))
+                raise SluiceError(f"The ledger knows no release {name!r}.", "Look with status.yml which ones there are.")
+            states.move(release.state, event)
+            records = self.store.append(self._draft(event, name, data=data, fence=held.fence))
         self.store.free_lease()
-        reply = self._reply(records, request.get("release_id", ""), changed=True)
-        return {**reply, "records": [record for record in records if record.get("release") == request.get("release_id")]}
+        reply = self._reply(records, name, changed=True)
+        return {**reply, "restored": told, "records": [record for record in records if record.get("release") == name]}

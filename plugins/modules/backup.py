@@ -39,7 +39,7 @@ options:
     type: int
     default: 2
   compression:
-    description: Compression of the archive. V(auto) takes the first that the client can of V(zstd:3), V(lz4) and V(gzip:1).
+    description: Compression of the archive. V(auto) takes the first that the client can of V(zstd:1), V(lz4) and V(gzip:1).
     type: str
     default: auto
   max_bytes:

@@ -240,7 +240,7 @@ def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"changed": False, "actions": []}
     deadline = postgres.Deadline(params["timeout"])
     with postgres.connect(url, f"database:{params['app']}", params["client_directory"]) as clients, clients.session(deadline) as session:
-        reader = pg_health.Reader(session, asked.settings, params["statement_timeout"])
+        reader = pg_health.Reader(session, {**asked.settings, "app": params["app"]}, params["statement_timeout"])
         first, began = pg_health.counters(reader) if params["health"] else {}, time.monotonic()
         seen = look(reader, session) if params["health"] else {}
         outcomes = pg_health.run(reader, asked.checks)

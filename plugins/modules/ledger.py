@@ -97,7 +97,10 @@ options:
     elements: dict
     default: []
   event:
-    description: Last event of the release, with O(state=close); V(outcome) takes the one that follows from what stopped it.
+    description:
+      - Last event of the release, with O(state=close); V(outcome) takes the one that follows from what stopped it.
+      - V(restore) writes the result of M(sluice.deploy.restore), which is handed in as C(restore) in O(data), unless nothing was restored or the ledger
+        has it already.
     type: str
     default: ''
   data:
@@ -131,6 +134,11 @@ releases:
   returned: when O(state) is not V(renew) and the ledger was read or written
   type: list
   elements: dict
+needed_backups:
+  description: Ids of the releases whose backups stay whatever the retention says; they are open, or promoted lately, or changed the database since.
+  returned: when O(state) is not V(renew) and the ledger was read or written
+  type: list
+  elements: str
 lease:
   description: Who holds the app; empty when nobody does.
   returned: when O(state) is not V(renew) and the ledger was read or written
@@ -155,6 +163,10 @@ open:
   description: Whether the phase is to be done now.
   returned: when O(state) is V(claim), V(begin) or V(end)
   type: bool
+restored:
+  description: The restore that was written, in a sentence; empty when there was none.
+  returned: when O(state=close), outside check mode
+  type: str
 undo_failed:
   description: Why what was begun could not be taken back; empty when it was.
   returned: when O(state=close), outside check mode

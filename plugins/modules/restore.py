@@ -120,6 +120,14 @@ kept:
   description: Name of the database that was moved aside.
   returned: when there is one
   type: str
+release_id:
+  description: Release of the backup that was put in place, or whose restore was undone.
+  returned: when O(state) is not V(pruned) and it succeeded
+  type: str
+back:
+  description: Whether a restore was undone.
+  returned: when O(state) is not V(pruned) and it succeeded
+  type: bool
 swap_ms:
   description: Milliseconds from the first client that was ended to the commit of the renames.
   returned: when names were changed
@@ -208,7 +216,7 @@ def swapped(desk: Desk) -> dict[str, Any]:
     before = restores.newest(desk.kept, desk.traits.oid)
     if before and not before.back and before.release_id == manifest.release_id and not params["again"]:
         said = f"{url.database} is the restored copy of {manifest.release_id} since {before.at:%Y-%m-%d %H:%M:%S} UTC; to restore it once more, set again: true"
-        return desk.result(False, [said], kept=before.name)
+        return desk.result(False, [said], kept=before.name, release_id=before.release_id, back=False)
     look_for_obstacles(desk)
     copy = backups.restored_name(url.database)
     comment = pg_copy.database_comment(desk.session, copy)
@@ -250,7 +258,7 @@ def swapped_back(desk: Desk) -> dict[str, Any]:
         raise SluiceError(f"{url.database} was put in place by no restore that is still kept, so there is no way back from one.", "Restore a backup instead.")
     if kept.back:
         said = f"{url.database} was put back at {kept.at:%Y-%m-%d %H:%M:%S} UTC; what the restore of {kept.release_id} had made is kept as {kept.name}"
-        return desk.result(False, [said], kept=kept.name)
+        return desk.result(False, [said], kept=kept.name, release_id=kept.release_id, back=True)
     look_for_obstacles(desk)
     with postgres.at_work("restore", url, params, desk.check) as (_clients, live, deadline):
         counted = pg_swap.written(live)
@@ -284,7 +292,7 @@ def exchange(
     now = datetime.now(timezone.utc)
     aside = restores.kept_name(name, release_id, now)
     diff = {"before": f"{name}\n{incoming}\n", "after": f"{aside}\n{name}\n"}
-    more: dict[str, Any] = {"lost": losses.as_dicts(lost), "kept": aside, "diff": diff}
+    more: dict[str, Any] = {"lost": losses.as_dicts(lost), "kept": aside, "release_id": release_id, "back": written is None, "diff": diff}
     if desk.check:
         desk.gates.append(judge(0))
         return desk.result(True, [f"would put {incoming} in the place of {name} and keep that as {aside}"], **{**more, "done": False})

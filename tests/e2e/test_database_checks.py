@@ -77,11 +77,24 @@ BROKEN: dict[str, tuple[str, dict[str, Any], str]] = {
         {"large_bytes": 0},
         "public.child.child_a_fkey (a)",
     ),
+    "copy-left-over": (
+        "CREATE DATABASE shop_restored; COMMENT ON DATABASE shop_restored IS 'sluice restored of wallet v1-2'; CREATE DATABASE other_restored;"
+        "COMMENT ON DATABASE other_restored IS 'sluice restored of another v1-2';",
+        {},
+        "1 found: shop_restored (sluice restored of wallet v1-2, 7",
+    ),
+    "restored-copy": (
+        "CREATE DATABASE shop_restored; COMMENT ON DATABASE shop_restored IS 'sluice restored of wallet v1-2 from manifest ab12 in 3.250 s';",
+        {},
+        "shop_restored (v1-2, 7",
+    ),
     "archiver": ("ALTER SYSTEM SET archive_command = 'false'; SELECT pg_reload_conf(); SELECT pg_switch_wal();", {}, "failures, the last for"),
 }
 UNDO = {
     "replication-slot": "SELECT pg_drop_replication_slot('vergessen');",
     "prepared-transaction": "ROLLBACK PREPARED 'wer''s';",
+    "copy-left-over": "DROP DATABASE shop_restored; DROP DATABASE other_restored;",
+    "restored-copy": "DROP DATABASE shop_restored;",
     "archiver": "ALTER SYSTEM SET archive_command = 'true'; SELECT pg_reload_conf();",
 }
 

@@ -40,7 +40,9 @@ def test_the_database_goes_back_only_when_its_loss_is_agreed_to(world: World, pl
     assert served(world)[0] == "v0.9.9"
     assert schema(world) != migrated and schema(world).startswith("1 ")
     last = next(record for record in reversed(world.ledger()) if record["event"] == "rollback")
-    assert last["data"]["database"] == "restore"
+    assert last["data"]["database"] == "restore" and last["data"]["restore"]["backup"] == release and last["data"]["restore"]["rows_lost"] > 0
+    assert "The database was restored." in done.flat and "rows written since were lost" in done.flat
+    assert report(world)["restores"][0]["kept"] == last["data"]["restore"]["kept"]
 
 
 def test_a_release_that_migrated_nothing_leaves_nothing_to_take_back(world: World, play: Play) -> None:

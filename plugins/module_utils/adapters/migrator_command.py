@@ -56,10 +56,14 @@ class Command:
 
         :raises SluiceError: the files have several heads.
         """
+        migrators.check_settled(self._remembered(migrators.PRISMA_FAILED))
         if self._tool.heads:
             migrators.check_heads(self._asked(self._tool.heads))
         applied = set(self._applied())
-        return [name for name in self._asked(self._tool.pending) if name not in applied]
+        due = self._asked(self._tool.pending)
+        taken_back = [name for name in self._remembered(migrators.PRISMA_TAKEN_BACK) if os.path.isdir(os.path.join(self._folder, "prisma/migrations", name))]
+        due = sorted({*due, *taken_back}) if taken_back else due
+        return [name for name in due if name not in applied]
 
     def sql(self, due: list[str]) -> dict[str, str]:
         """Return the SQL of what is due, as far as the tool shows it."""
@@ -97,9 +101,13 @@ class Command:
     def _applied(self) -> list[str]:
         if self._tool.current.words:
             return self._asked(self._tool.current)
-        if not self._session.value("SELECT to_regclass('_prisma_migrations') AS found"):
+        return self._remembered(migrators.PRISMA_APPLIED)
+
+    def _remembered(self, sql: str) -> list[str]:
+        """Return names from Prisma's own table; none for any other tool."""
+        if self._tool.current.words or not self._session.value("SELECT to_regclass('_prisma_migrations') AS found"):
             return []
-        return [row["name"] for row in self._session.query(migrators.PRISMA_APPLIED)]
+        return [row["name"] for row in self._session.query(sql)]
 
     def _asked(self, ask: Ask) -> list[str]:
         if ask.words not in self._known:
@@ -128,7 +136,11 @@ class Command:
             self._known.clear()
             applied, schema = before[0]
             listed = sorted(set(self._applied()) ^ set(applied))
-            return [f"{each} in its version table" for each in listed] + facts.schema_changes(schema, schema_fingerprint(self._session))
+            left = [f"{each} in its version table" for each in listed] + facts.schema_changes(schema, schema_fingerprint(self._session))
+            if not left and self._remembered(migrators.PRISMA_FAILED):
+                # Nothing of it was applied, so it can be run again; Prisma would not without this.
+                self._session.execute(migrators.PRISMA_SETTLE)
+            return left
 
         return Step(name, start, self._understand, leftovers)
 

@@ -16,8 +16,15 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.migrations impo
 
 
 def database_comment(session: Session, name: str) -> str | None:
-    """Return the comment of a database, empty when it has none, or None when there is no such database."""
-    sql = f"SELECT coalesce(shobj_description(oid, 'pg_database'), '') AS comment FROM pg_database WHERE datname = {literal(name)}"
+    """Return the comment of a database, empty when it has none, or None when there is no such database.
+
+    A copy whose maker was killed before it could mark it has a mark that says so.
+    """
+    half_made = f"NOT datallowconn AND datconnlimit = {backups.HALF_MADE_LIMIT}"
+    sql = (
+        f"SELECT coalesce(shobj_description(oid, 'pg_database'), CASE WHEN {half_made} THEN {literal(backups.half_made_marker())} ELSE '' END) AS comment"
+        f" FROM pg_database WHERE datname = {literal(name)}"
+    )
     comment: str | None = session.value(sql)
     return comment
 
@@ -50,15 +57,19 @@ def create_copy(session: Session, name: str, comment: str, made: Mapping[str, st
         words.append(f"LOCALE_PROVIDER icu ICU_LOCALE {literal(made['locale'])}")
     elif made["locale_provider"] == "b":
         words.append(f"LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(made['locale'])}")
-    session.execute(f"CREATE DATABASE {identifier(name)} {' '.join(words)}")
-    session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
+    _make(session, name, " ".join(words), comment)
 
 
 def copy_database(session: Session, source: str, name: str, comment: str) -> None:
     """Copy a closed database, file by file where the server can, and mark the copy as ours."""
     strategy = " STRATEGY file_copy" if server(session)["major"] >= 15 else ""
-    session.execute(f"CREATE DATABASE {identifier(name)} TEMPLATE {identifier(source)}{strategy}")
-    session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
+    _make(session, name, f"TEMPLATE {identifier(source)}{strategy}", comment)
+
+
+def _make(session: Session, name: str, words: str, comment: str) -> None:
+    """Create a database that is known as ours whenever we are killed, and open it."""
+    session.execute(f"CREATE DATABASE {identifier(name)} {words} ALLOW_CONNECTIONS false CONNECTION LIMIT {backups.HALF_MADE_LIMIT}")
+    _mark(session, name, comment, "true CONNECTION LIMIT -1")
 
 
 def copy_settings(session: Session, name: str) -> None:
@@ -76,10 +87,14 @@ def copy_settings(session: Session, name: str) -> None:
 
 def seal_copy(session: Session, name: str, comment: str) -> None:
     """Let nobody into a copy any more and say in its comment what it is, both at once."""
+    _mark(session, name, comment, "false")
+
+
+def _mark(session: Session, name: str, comment: str, door: str) -> None:
     session.execute("BEGIN")
     try:
         session.execute(f"COMMENT ON DATABASE {identifier(name)} IS {literal(comment)}")
-        session.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS false")
+        session.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS {door}")
         session.execute("COMMIT")
     except SluiceError:
         with suppress(SluiceError):

@@ -451,6 +451,9 @@ def at_work(kind: str, url: PgUrl, params: Mapping[str, Any], check: bool, copy:
         with locked(os.path.join(params["state_dir"], ".lock")):
             claim(params["state_dir"], params["fence"])
     with connect(url, f"{kind}:{params['app']}", params["client_directory"], copy) as clients, clients.session(deadline) as session:
+        # A standby can be dumped, and that is all.
+        if kind != "backup" and session.value("SELECT pg_is_in_recovery() AS standby"):
+            raise SluiceError(f"The PostgreSQL at {url.location()} is a standby, which changes nothing.", "Name the primary in the URL.")
         if not check:
             take_lock(session, params["app"], url.database, params["lock_wait"])
             end_orphans(session, params["app"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core import states
+from ansible_collections.sluice.deploy.plugins.module_utils.core import restored, restores, states
 from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import utc
 
 
@@ -40,6 +40,8 @@ def account(release: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) ->
         "live_version": release["version"] if release["state"] == states.PROMOTED else release["manifest"].get("live_version", ""),
         "shares": [{"at": utc(record["at"]), "percent": record["data"]["percent"]} for record in mine if record["event"] == "share"],
         "verdicts": [record["data"] for record in mine if record["event"] == "verdict"],
+        "restores": restored.restores_of(mine),
+        "database": next((record["data"]["database"] for record in reversed(mine) if record["event"] == "rollback" and "database" in record["data"]), "leave"),
         "phases": list(phases.values()),
     }
 
@@ -51,10 +53,18 @@ def summary(report: Mapping[str, Any]) -> list[str]:
         states.HELD: f"{report['version']} is held at its present share; go on with canary.yml or promote.yml, or take it back with rollback.yml.",
         states.REFUSED: f"{report['version']} was refused before anything real was touched; {report['live_version'] or 'the live version'} serves as before.",
         states.FAILED: f"{report['version']} failed before it got any traffic; {report['live_version']} serves in {report['live_slot']} as before.",
-        states.ROLLED_BACK: f"{report['version']} was taken back; all traffic is on {report['live_slot']} ({report['live_version']}). "
-        "The database was left as it is.",
+        states.ROLLED_BACK: f"{report['version']} was taken back; all traffic is on {report['live_slot']} ({report['live_version']}). {_database(report)}",
     }
     lines = [f"{report['release_id']}: {words.get(report['result'], report['result'])}"]
     if report["reason"]:
         lines.append(f"Reason: {report['reason']}")
-    return lines
+    return lines + [restored.words(one) for one in report["restores"]]
+
+
+def _database(report: Mapping[str, Any]) -> str:
+    """Return what became of the database when a release was taken back, as far as the ledger knows."""
+    if report["database"] == restores.LEAVE:
+        return "The database was left as it is."
+    if report["database"] == restores.DOWN:
+        return "Its migrations were to go down; the run says what came of it."
+    return "The database was restored." if report["restores"] else "The restore that was asked for did not come to its end; look with restore.yml --check."

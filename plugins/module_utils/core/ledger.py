@@ -134,7 +134,8 @@ def fold(records: Iterable[Mapping[str, Any]]) -> list[Release]:
         data: Mapping[str, Any] = record.get("data", {})
         event = record["event"]
         known = releases.get(name) or Release(id=name, version=str(data.get("version", "")), opened=record["at"], operator=record.get("operator", ""))
-        releases[name] = replace(_apply(known, event, record, data), changed=record["at"])
+        # A restore by hand may come long after the end of the release it is counted to.
+        releases[name] = known if event == "restore" else replace(_apply(known, event, record, data), changed=record["at"])
     return list(releases.values())
 
 
@@ -169,6 +170,24 @@ def untouched(release: Release) -> bool:
 def unfinished(releases: Sequence[Release]) -> Optional[Release]:
     """Return the release that has not ended, or None."""
     return next((release for release in reversed(releases) if release.is_open), None)
+
+
+def needed_backups(releases: Sequence[Release], promoted: int = 3) -> list[str]:
+    """Return the releases whose backups no retention may take, the oldest first.
+
+    They are those that are open, the last ones that are promoted, and of those since then what was live or has migrated: only a
+    backup leads back from these.
+
+    :param promoted: how many promoted ones.
+    """
+    last = [number for number, release in enumerate(releases) if release.state == states.PROMOTED][-promoted:]
+    since = last[0] if len(last) == promoted else 0
+    return [release.id for number, release in enumerate(releases) if release.is_open or (number >= since and _left_its_mark(release))]
+
+
+def _left_its_mark(release: Release) -> bool:
+    """Tell whether a release was live, now or before, or has migrated."""
+    return bool(was_live(release) or release.promoted_at or release.done.get("migrate", {}).get("applied"))
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,12 @@ TOOLS: Mapping[str, Tool] = {
 PRISMA_APPLIED = (
     "SELECT migration_name AS name FROM _prisma_migrations WHERE finished_at IS NOT NULL AND rolled_back_at IS NULL ORDER BY started_at, migration_name"
 )
+# These it runs again, and does not list as pending.
+PRISMA_TAKEN_BACK = "SELECT DISTINCT migration_name AS name FROM _prisma_migrations WHERE rolled_back_at IS NOT NULL"
+# It neither lists nor runs anything as long as one of these is there.
+PRISMA_FAILED = "SELECT migration_name AS name FROM _prisma_migrations WHERE finished_at IS NULL AND rolled_back_at IS NULL ORDER BY started_at"
+# What `prisma migrate resolve --rolled-back` does, without a program that may be missing.
+PRISMA_SETTLE = "UPDATE _prisma_migrations SET rolled_back_at = now() WHERE finished_at IS NULL AND rolled_back_at IS NULL"
 NAMES = (*SQL_TOOLS, *TOOLS)
 _KEYS = ("program", "current", "pending", "heads", "up", "down", "sql")
 
@@ -175,6 +181,19 @@ def words_for(words: Sequence[str], name: str = "", before: str = "", to: str = 
     values = {"{name}": name, "{app}": app, "{own}": own, "{from}": before, "{to}": to}
     pattern = re.compile("|".join(re.escape(key) for key in values))
     return [pattern.sub(lambda match: values[match.group()], word) for word in words]
+
+
+def check_settled(failed: Sequence[str]) -> None:
+    """Refuse when the tool remembers migrations that did not come to their end: it would list nothing else as pending.
+
+    :raises SluiceError: with the words that settle it.
+    """
+    if failed:
+        raise SluiceError(
+            f"Prisma's table says that {', '.join(failed)} began and did not end, and as long as it does, Prisma runs nothing.",
+            f"See what of it is in the database. When nothing is, run: prisma migrate resolve --rolled-back {failed[0]}; when all of it is, with --applied.",
+            failed=list(failed),
+        )
 
 
 def ups(tool: Tool, due: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -57,6 +57,8 @@ def test_a_release_that_went_well() -> None:
         "live_version": "v2",
         "shares": [{"at": "1970-01-01 00:01:51 UTC", "percent": 5}, {"at": "1970-01-01 00:01:53 UTC", "percent": 100}],
         "verdicts": [{"verdict": "pass"}],
+        "restores": [],
+        "database": "leave",
         "phases": [
             {"name": "backup", "began": 102.0, "seconds": 2.26, "outcome": "done", "reason": "", "actions": ["db1: dumped"], "gates": [GATE]},
             {"name": "canary", "began": 110.0, "seconds": 10.0, "outcome": "done", "reason": "", "actions": [], "gates": []},
@@ -107,6 +109,34 @@ def test_a_phase_without_an_end_was_cut_and_one_done_again_counts_once() -> None
 )
 def test_the_last_words_say_who_serves(event: str, reason: str, lines: list[str]) -> None:
     assert summary(told(record(event, 200.0, reason=reason))) == lines
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"database": "leave", "restore": None}, "The database was left as it is."),
+        ({"database": "down", "restore": None}, "Its migrations were to go down; the run says what came of it."),
+        ({"database": "restore", "restore": None}, "The restore that was asked for did not come to its end; look with restore.yml --check."),
+        ({"database": "restore", "restore": {"backup": "r1", "back": False, "kept": "k", "lost": []}}, "The database was restored."),
+    ],
+)
+def test_a_rollback_says_what_became_of_the_database(data: dict[str, Any], words: str) -> None:
+    restore = {**data["restore"], "rows_lost": 0, "seconds": 2.5} if data["restore"] else None
+    lines = summary(told(record("promote", 150.0), record("rollback", 200.0, database=data["database"], restore=restore)))
+    assert lines[0] == f"r1: v2 was taken back; all traffic is on blue (v1). {words}"
+    assert len(lines) == (2 if restore else 1)
+
+
+def test_a_restore_by_hand_is_told_and_leaves_the_end_of_the_release_as_it_was() -> None:
+    lost = [{"table": "public.entry", "inserted": 3, "updated": 2, "deleted": 1, "how": "exact"}]
+    restore = {"backup": "r1", "back": False, "kept": "shop_before", "lost": lost, "rows_lost": 6, "seconds": 9.0, "swap_ms": 40.0}
+    report = told(record("promote", 160.5), record("restore", 500.0, **restore))
+    assert report["result"] == "promoted" and report["seconds"] == 60.5
+    assert report["restores"] == [{"at": "1970-01-01 00:08:20 UTC", "operator": "ann@control", **restore}]
+    assert summary(report)[-1] == (
+        "At 1970-01-01 00:08:20 UTC the database went back to the backup of r1, by ann@control in 9.0 s; "
+        "6 rows written since were lost (public.entry). Kept as shop_before."
+    )
 
 
 def test_a_release_refused_before_preflight_knows_no_live_version() -> None:

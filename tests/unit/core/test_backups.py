@@ -127,7 +127,7 @@ def test_names_of_folders(release_id: str) -> None:
 
 @pytest.mark.parametrize("wanted", ["brotli", "zstd:", "gzip:1;x", ""])
 def test_compressions(wanted: str) -> None:
-    assert backups.compressions("auto") == ("zstd:3", "lz4", "gzip:1")
+    assert backups.compressions("auto") == ("zstd:1", "lz4", "gzip:1")
     assert backups.compressions("zstd:9") == ("zstd:9",)
     with pytest.raises(SluiceError, match="is no compression"):
         backups.compressions(wanted)

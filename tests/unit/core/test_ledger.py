@@ -257,3 +257,27 @@ def test_what_the_ladder_saw_outlives_the_run() -> None:
     ]
     (release,) = ledger.fold(records)
     assert (release.as_dict()["history"], release.share) == (seen, 25)
+
+
+def chapter(release: str, *events: str, **data: Any) -> list[dict[str, Any]]:
+    begun = [{"event": "claim", "at": 1.0, "release": release, "data": {"version": release}}]
+    return begun + [{"event": event.split()[0], "at": 2.0, "release": release, "phase": event.partition(" ")[2], "data": data} for event in events]
+
+
+def test_backups_that_a_release_may_need_are_named() -> None:
+    records = [
+        *chapter("one", "promote"),
+        *chapter("two", "end migrate", "fail", applied=["0001"]),  # before the third last promoted one: forgotten
+        *chapter("three", "promote"),
+        *chapter("four", "promote"),
+        *chapter("five", "promote", "rollback"),
+        *chapter("six", "end promote", "rollback"),  # it was live
+        *chapter("seven", "end migrate", "fail", applied=["0002"]),  # the database is not what it was
+        *chapter("eight", "end migrate", "fail", applied=[]),
+        *chapter("nine", "refuse"),
+        *chapter("ten", "promote"),
+        *chapter("eleven", "hold"),
+    ]
+    assert ledger.needed_backups(ledger.fold(records)) == ["three", "four", "five", "six", "seven", "ten", "eleven"]
+    assert ledger.needed_backups(ledger.fold([*chapter("old"), *records]))[0] == "old"  # open
+    assert ledger.needed_backups(ledger.fold(chapter("one", "promote"))) == ["one"] and ledger.needed_backups([]) == []

@@ -103,3 +103,10 @@ def test_commands_that_are_refused(tool: str, commands: dict[str, Any], words: s
 def test_a_tool_is_called_as_one_likes() -> None:
     tool = migrators.tool_from("alembic", {"program": [".venv/bin/alembic", "-n", "prod"], "current": ["current", "-v"]})
     assert tool.program[0] == ".venv/bin/alembic" and tool.current.words == ("current", "-v") and tool.current.line == TOOLS["alembic"].current.line
+
+
+def test_what_prisma_remembers_as_failed_is_refused() -> None:
+    migrators.check_settled([])
+    with pytest.raises(SluiceError, match="20260101_a, 20260102_b began and did not end") as caught:
+        migrators.check_settled(["20260101_a", "20260102_b"])
+    assert "prisma migrate resolve --rolled-back 20260101_a" in caught.value.remedy
