@@ -78,8 +78,8 @@ class CallbackModule(Default):
             self._line(f"    {host}: {action}", C.COLOR_CHANGED if data.get("changed") else None)
         if "groups" not in data and not later:
             self._gates(data.get("gates", []))
-        if diff and data.get("diff"):
-            self._line(self._get_diff(data["diff"]))
+        if diff and data.get("diff") and (difference := self._get_diff(data["diff"])):
+            self._line(difference)
 
     def _gates(self, gates: list[dict[str, Any]], several: bool = False) -> None:
         for gate in gates:

@@ -14,7 +14,7 @@ NPM_PACKAGES=()
 case ${1:-full} in
   full)
     NAME=sluice-test:debian12 OWN=SLUICE_TEST_IMAGE
-    PACKAGES+=,ca-certificates,git,iproute2,locales,nginx,nodejs,postgresql,procps
+    PACKAGES+=,acl,ca-certificates,git,iproute2,locales,logrotate,nginx,nodejs,postgresql,procps
     NPM_PACKAGES=(npm@10.9.4 pm2@7.0.4)
     ;;
   bare) NAME=sluice-test-bare:debian12 OWN=SLUICE_BARE_IMAGE ;;
