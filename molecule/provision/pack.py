@@ -2,11 +2,10 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Packs this machine's Node and npm as the makers of Node pack theirs, and an npm cache with PM2, into the folder that is named."""
+"""Packs this machine's Node and npm as the makers of Node pack theirs, and PM2 as npm installs it, into the folder that is named."""
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -35,11 +34,12 @@ def node(folder: Path) -> None:
 
 
 def pm2(folder: Path) -> None:
-    """Write ``npm.tar.gz`` with the cache of an npm that has installed PM2."""
-    words = ["npm", "install", "--prefix", str(folder / "pm2"), "--cache", str(folder / "npm"), "--ignore-scripts", "--no-audit", "--no-fund", PM2]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "npm_config_update_notifier": "false"})
-    with tarfile.open(folder / "npm.tar.gz", "w:gz", compresslevel=1) as pack:
-        pack.add(folder / "npm" / "_cacache", "_cacache")
+    """Write ``pm2.tar.gz`` with what npm installs for PM2."""
+    root = folder / "pm2"
+    words = ["npm", "install", "--global", "--prefix", str(root), "--cache", str(folder / "npm"), "--ignore-scripts", "--no-audit", "--no-fund", PM2]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    with tarfile.open(folder / "pm2.tar.gz", "w:gz", compresslevel=1) as pack:
+        pack.add(root, ".")
 
 
 if __name__ == "__main__":
