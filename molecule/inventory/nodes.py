@@ -11,7 +11,12 @@ import os
 import subprocess
 from pathlib import Path
 
-NODES = ["sluice-node1"]
+NODES = ["sluice-node1"]  # with all that a release needs
+BARE = ["sluice-bare1"]  # with nothing but Python and SSH
+IMAGES = {
+    **dict.fromkeys(NODES, os.environ.get("SLUICE_TEST_IMAGE") or "sluice-test:debian12"),
+    **dict.fromkeys(BARE, os.environ.get("SLUICE_BARE_IMAGE") or "sluice-test-bare:debian12"),
+}
 CHECKOUT = Path(__file__).resolve().parents[2]
 KEYS = CHECKOUT / ".cache" / "molecule"
 # Two checkouts on one machine must not meet in each other's containers.
@@ -29,7 +34,7 @@ def addresses() -> dict[str, str]:
     template = "{{ .Name }} {{ range .NetworkSettings.Networks }}{{ .IPAddress }}{{ end }}"
     try:
         shown = subprocess.run(
-            ["docker", "inspect", "--format", template, *map(container, NODES)], check=False, capture_output=True, text=True, timeout=30
+            ["docker", "inspect", "--format", template, *map(container, IMAGES)], check=False, capture_output=True, text=True, timeout=30
         ).stdout
     except OSError:
         return {}
@@ -42,12 +47,13 @@ def inventory() -> dict[str, object]:
     known = addresses()
     options = [f"UserKnownHostsFile={KEYS / 'known_hosts'}", "StrictHostKeyChecking=yes", f"IdentityFile={KEYS / 'id_ed25519'}", "IdentitiesOnly=yes"]
     hosts = {}
-    for node in NODES:
+    for node, image in IMAGES.items():
         # Docker may give a container another address when it starts again; its key is known by its name.
         arguments = " ".join(f"-o {option}" for option in [*options, f"HostKeyAlias={node}"])
-        hosts[node] = {"ansible_host": known.get(container(node), node), "ansible_ssh_common_args": arguments, "container": container(node)}
+        reached = {"ansible_host": known.get(container(node), node), "ansible_ssh_common_args": arguments}
+        hosts[node] = {**reached, "container": container(node), "image": image}
     shared = {"ansible_user": "ops", "container_network": NETWORK, "keys": str(KEYS)}
-    return {"nodes": {"hosts": NODES, "vars": shared}, "_meta": {"hostvars": hosts}}
+    return {"nodes": {"hosts": NODES, "vars": shared}, "bare": {"hosts": BARE, "vars": shared}, "_meta": {"hostvars": hosts}}
 
 
 if __name__ == "__main__":

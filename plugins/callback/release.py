@@ -78,8 +78,8 @@ class CallbackModule(Default):
             self._line(f"    {host}: {action}", C.COLOR_CHANGED if data.get("changed") else None)
         if "groups" not in data and not later:
             self._gates(data.get("gates", []))
-        if diff and data.get("diff"):
-            self._line(self._get_diff(data["diff"]))
+        if diff and data.get("diff") and (difference := self._get_diff(data["diff"])):
+            self._line(difference)
 
     def _gates(self, gates: list[dict[str, Any]], several: bool = False) -> None:
         for gate in gates:
@@ -107,7 +107,7 @@ class CallbackModule(Default):
         if self._usual:
             super().v2_runner_on_ok(result)
         else:
-            self._show(_host(result), _data(result), self._wants_diff(result), _told_later(result))
+            self._show(_host(result), _words_of(result), self._wants_diff(result), _told_later(result))
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if self._usual:
@@ -150,6 +150,17 @@ class CallbackModule(Default):
     def _wants_diff(result: Any) -> bool:
         task = getattr(result, "task", None) or result._task
         return bool(task.diff)
+
+
+def _words_of(result: Any) -> dict[str, Any]:
+    """Return a result; one of Ansible's own modules says nothing by itself, so its task's name is its action where provisioning wants it told."""
+    task, data = getattr(result, "task", None) or result._task, _data(result)
+    if not task.get_vars().get("__provision_told") or "actions" in data:
+        return data
+    if task.action == "ansible.builtin.debug":
+        said = data.get("msg", [])
+        return {**data, "say": [said] if isinstance(said, str) else said}
+    return {**data, "actions": [task.name]} if data.get("changed") else data
 
 
 def _told_later(result: Any) -> bool:

@@ -1,13 +1,25 @@
 #!/usr/bin/env bash
-# Makes the image the test hosts run on, where it is missing, and prints its name: a Debian 12 that boots systemd.
+# Makes an image that test hosts run on, where it is missing, and prints its name: a Debian 12 that boots systemd.
+#
+#     image.sh          with all that a release needs                              (or SLUICE_TEST_IMAGE, an image of your own)
+#     image.sh bare     with nothing but Python and SSH, for what has to install   (or SLUICE_BARE_IMAGE)
+#
 # Nothing is pulled from an image registry: debootstrap fills a folder from this machine's own Debian mirror,
-# npm adds PM2, Docker imports it. Needs root. SLUICE_TEST_IMAGE names an image of your own instead.
+# npm adds PM2, Docker imports it. Needs root.
 set -euo pipefail
 
-NAME=sluice-test:debian12
 SUITE=bookworm
-PACKAGES=ca-certificates,dbus,git,iproute2,locales,nginx,nodejs,openssh-server,postgresql,procps,python3,sudo,systemd,systemd-sysv
-NPM_PACKAGES=(npm@10.9.4 pm2@7.0.4)
+PACKAGES=dbus,openssh-server,python3,sudo,systemd,systemd-sysv
+NPM_PACKAGES=()
+case ${1:-full} in
+  full)
+    NAME=sluice-test:debian12 OWN=SLUICE_TEST_IMAGE
+    PACKAGES+=,acl,ca-certificates,git,iproute2,locales,logrotate,nginx,nodejs,postgresql,procps
+    NPM_PACKAGES=(npm@10.9.4 pm2@7.0.4)
+    ;;
+  bare) NAME=sluice-test-bare:debian12 OWN=SLUICE_BARE_IMAGE ;;
+  *) echo "image.sh: no image is called '$1'; there are: full bare" >&2 && exit 2 ;;
+esac
 RECIPE=$(sha256sum "${BASH_SOURCE[0]}" | cut -c 1-16)
 
 fail() {
@@ -26,9 +38,9 @@ mirror() {
 build() {
   local work root from
   from=$(mirror) || true
-  [ -n "$from" ] || fail "no Debian mirror in this machine's package sources: set SLUICE_TEST_IMAGE to an image that boots systemd"
-  for tool in debootstrap npm; do command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install $tool"; done
-  [ "$(id -u)" = 0 ] || fail "debootstrap needs root to make $NAME: run as root once, or set SLUICE_TEST_IMAGE"
+  [ -n "$from" ] || fail "no Debian mirror in this machine's package sources: set $OWN to an image that boots systemd"
+  for tool in debootstrap ${NPM_PACKAGES:+npm}; do command -v "$tool" >/dev/null || fail "$tool is missing: apt-get install $tool"; done
+  [ "$(id -u)" = 0 ] || fail "debootstrap needs root to make $NAME: run as root once, or set $OWN"
 
   work=$(mktemp -d "${TMPDIR:-/tmp}/sluice-image.XXXXXX")
   # shellcheck disable=SC2064 # the folder's name is wanted as it is now
@@ -37,7 +49,8 @@ build() {
   echo "making the test image $NAME (about two minutes, once)" >&2
   debootstrap --variant=minbase --include="$PACKAGES" "$SUITE" "$root" "$from" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; fail "debootstrap failed"; }
-  npm install --global --prefix "$root/usr/local" --no-audit --no-fund --loglevel=error "${NPM_PACKAGES[@]}" >"$work/log" 2>&1 ||
+  [ ${#NPM_PACKAGES[@]} = 0 ] ||
+    npm install --global --prefix "$root/usr/local" --no-audit --no-fund --loglevel=error "${NPM_PACKAGES[@]}" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; fail "npm could not add ${NPM_PACKAGES[*]}"; }
 
   chroot "$root" useradd --create-home --shell /bin/bash ops
@@ -54,9 +67,9 @@ build() {
     docker import --change 'CMD ["/sbin/init"]' --change "LABEL sluice.recipe=$RECIPE" - "$NAME" >/dev/null
 }
 
-if [ -n "${SLUICE_TEST_IMAGE:-}" ]; then
-  docker image inspect "$SLUICE_TEST_IMAGE" >/dev/null 2>&1 || fail "SLUICE_TEST_IMAGE=$SLUICE_TEST_IMAGE is not an image this engine has"
-  echo "$SLUICE_TEST_IMAGE"
+if [ -n "${!OWN:-}" ]; then
+  docker image inspect "${!OWN}" >/dev/null 2>&1 || fail "$OWN=${!OWN} is not an image this engine has"
+  echo "${!OWN}"
   exit 0
 fi
 exec 9>"${TMPDIR:-/tmp}/sluice-image.$(id -u).lock"

@@ -27,9 +27,9 @@ def _molecule(*arguments: str, deadline: float = 900) -> str:
     return run(["molecule", *arguments], deadline=deadline, **ENVIRONMENT)
 
 
-def _prepare(script: str) -> str:
+def _prepare(script: str, *arguments: str) -> str:
     """Run one of the harness's scripts; where it cannot do its work, the machine cannot run this part."""
-    done = subprocess.run([str(CHECKOUT / "tests/harness" / script)], check=False, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run([str(CHECKOUT / "tests/harness" / script), *arguments], check=False, capture_output=True, text=True, timeout=1200)
     if done.returncode:
         cannot_run(f"molecule: {done.stderr.strip() or f'{script} exited {done.returncode}'}")
     return done.stdout.strip()
@@ -59,8 +59,8 @@ def hosts() -> Iterator[None]:
     """The hosts of the scenario "default", made anew, whatever an earlier run left."""
     with alone("molecule"):
         _prepare("engine.sh")
-        image = _prepare("image.sh")
-        ENVIRONMENT["SLUICE_TEST_IMAGE"] = image
+        ENVIRONMENT["SLUICE_TEST_IMAGE"] = _prepare("image.sh")
+        ENVIRONMENT["SLUICE_BARE_IMAGE"] = _prepare("image.sh", "bare")
         _molecule("reset", "-s", "default")
         _molecule("destroy", "-s", "default")
         _molecule("create", "-s", "default")

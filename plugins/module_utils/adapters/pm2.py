@@ -83,12 +83,15 @@ class Pm2:
             self._run("delete", *names, timeout=60.0, ok=(0, 1))
 
     def save(self) -> None:
-        """Write the list that comes back after a reboot; it holds environments, so nobody else may read it."""
+        """Write the list that comes back after a reboot; it holds environments, so only the daemon's user may read it, who need not be this one."""
         self._run("save", "--force")
+        owner = os.stat(self._home)
         dump = os.path.join(self._home, "dump.pm2")
         for path in (dump, dump + ".bak"):
             if os.path.exists(path):
                 os.chmod(path, 0o600)
+                if os.geteuid() == 0:
+                    os.chown(path, owner.st_uid, owner.st_gid)
 
     def saved_names(self) -> set[str]:
         """Return the names that come back after a reboot."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.core import env_schema, findings, metric_sources
+from ansible_collections.sluice.deploy.plugins.module_utils.core import env_schema, findings, metric_sources, provisioning
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import ROUTE_EXAMPLE, route_complaint
 from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import steps_from
@@ -39,6 +39,8 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
     "restore_keep": (0, 1000, "databases"),
     "restore_jobs": (1, 64, "processes"),
     "migrate_lock_timeout_ms": (1, 60_000, "ms"),
+    "provision_postgresql_major": (0, 99, ""),
+    "provision_logs_days": (1, 3650, "days"),
 }
 _VERSION = "letters, digits, dots, dashes, plus signs and underscores only, beginning with a letter or digit"
 _WORDS: Mapping[str, tuple[str, str, str]] = {
@@ -92,6 +94,8 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
         complaints += routes(values["canary_routes"])
     if not complaints and {"canary_ladder", "canary_metrics"} & set(values):
         complaints += metric_sources.complaints(values.get("canary_ladder", ()), values.get("canary_metrics", ()))
+    if not complaints and any(name.startswith("provision_") for name in values):
+        complaints += provisioning.complaints(values)
     return complaints
 
 
