@@ -249,7 +249,7 @@ class Host:
         """Return what the parameters say is to run."""
         version, commit = self.params["version"], self.params["commit"]
         folder = slots.release_folder(self.directory, version, commit)
-        return Plan(slot, version, commit, folder, env or {}, self.services, self.params["release"])
+        return Plan(slot, version, commit, folder, env or {}, self.services, self.params["release"], self.runtime.image(folder))
 
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
@@ -375,7 +375,8 @@ def started(host: Host, check: bool) -> bool:
     params = host.params
     folder = slots.release_folder(host.directory, params["version"], params["commit"])
     env = host.environment()
-    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16]}
+    image = host.runtime.image(folder)
+    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16], **({"image": image} if image else {})}
     before = host.held()[host.slot]
     same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
     if same and host.answers(host.slot, params["version"]):

@@ -141,10 +141,18 @@ class Plan:
     release: str = ""
     image: str = ""
 
-    def environment(self, service: Service) -> dict[str, str]:
-        """Return the environment of one process: the operator's file, and what the slot adds to it."""
-        added = {"HOST": "127.0.0.1", "PORT": str(service.ports[self.slot]), "SLUICE_SLOT": self.slot, "SLUICE_RELEASE": self.release}
+    def environment(self, service: Service, contained: bool = False) -> dict[str, str]:
+        """Return the environment of one process: the operator's file, and what the slot adds to it.
+
+        :param contained: whether it has a network of its own, whose port is published as the slot's on the host.
+        """
+        host, port = ("0.0.0.0", self.inside(service)) if contained else ("127.0.0.1", service.ports[self.slot])
+        added = {"HOST": host, "PORT": str(port), "SLUICE_SLOT": self.slot, "SLUICE_RELEASE": self.release}
         return {**self.env, **added, "NODE_ENV": "production"}
+
+    def inside(self, service: Service) -> int:
+        """Return the port a service listens on inside its container."""
+        return service.image_port or service.ports[self.slot]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """A point of sale: sells, and says how it is. It listens where HOST and PORT say."""
+
+from __future__ import annotations
 
 import asyncio
 import json

@@ -1,4 +1,9 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """What the engine asks inside the container."""
+
+from __future__ import annotations
 
 import os
 import urllib.request

@@ -41,7 +41,7 @@ def build(target: Path) -> dict[str, str]:
         else:
             _git(target, "checkout", "--quiet", "--detach", parent)
             _git(target, "apply", "--whitespace=nowarn", str(HERE / "versions" / f"{tag}.patch"))
-        (target / "version.json").write_text(json.dumps({"version": tag[1:]}) + "\n", encoding="utf-8")
+        (target / "version.json").write_text(json.dumps({"version": tag}) + "\n", encoding="utf-8")
         _git(target, "add", "--all")
         _git(target, "commit", "--quiet", "--no-verify", f"--message={subject}")
         _git(target, "tag", tag)

@@ -1,3 +1,10 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where Alembic finds the database: in the environment, as the app does."""
+
+from __future__ import annotations
+
 import os
 
 from alembic import context
