@@ -5,116 +5,36 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.apps.pos.history import build
 from tests.sandbox import engine
-from tests.sandbox.world import free_ports
-
-COMMAND = [sys.executable, "-m", "ansible_collections.sluice.deploy.plugins.modules.slot"]
-SECRET = "pa$HOME-${NOT_A_VARIABLE}-$$-%d-=="
-
-
-class Till:
-    """One app host with the app pos.
-
-    :param kind: the runtime.
-    """
-
-    def __init__(self, kind: str, folder: Path, compose: list[str]) -> None:
-        self.kind, self.folder, self.compose = kind, folder, compose
-        self.app = f"pos{secrets.token_hex(3)}"
-        self.ports = dict(zip(("blue", "green", "rehearsal"), free_ports(3)))
-        self.repository = folder / "pos.git"
-        self.commits = build(self.repository)
-        self.env = folder / "pos.env"
-        self.env.write_text(f"TILL_SECRET={SECRET}\n", encoding="utf-8")
-
-    def arguments(self, state: str, **more: Any) -> dict[str, Any]:
-        version = more.get("version", "v1.0.0")
-        base = {
-            "state": state,
-            "app": self.app,
-            "directory": str(self.folder / "app"),
-            "slot": "green",
-            "services": [{"name": "web", "ports": self.ports, "image_port": 8000, "health_path": "/api/v1/health"}],
-            "version": version,
-            "commit": self.commits[version],
-            "source": str(self.repository),
-            "env_file": str(self.env),
-            "smoke": [{"path": "/", "contains": "open"}],
-            "runtime": self.kind,
-            "compose_command": self.compose,
-            "image": {"build": "."},
-            "deadline": 15,
-            "drain_timeout": 2,
-        }
-        return {**base, **more}
-
-    def popen(self, words: dict[str, Any], **flags: bool) -> subprocess.Popen[str]:
-        given = {"ANSIBLE_MODULE_ARGS": {**words, **{f"_ansible_{name}": value for name, value in flags.items()}}}
-        process = subprocess.Popen(
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=engine.environment(), start_new_session=True
-        )
-        assert process.stdin
-        process.stdin.write(json.dumps(given))
-        process.stdin.close()
-        process.stdin = None
-        return process
-
-    def run(self, state: str, flags: dict[str, bool] | None = None, **more: Any) -> dict[str, Any]:
-        process = self.popen(self.arguments(state, **more), **(flags or {}))
-        out, err = process.communicate(timeout=140)
-        assert "Traceback" not in out + err, out + err
-        assert SECRET not in out + err and "NOT_A_VARIABLE" not in out + err
-        result: dict[str, Any] = json.loads(out)
-        return result
-
-    def running(self) -> set[str]:
-        """Return the slots of which a container runs, past our own code."""
-        return set(engine.docker("ps", "--format", '{{.Label "sluice.slot"}}', "--filter", f"label=sluice.app={self.app}").split())
-
-    def inspected(self, slot: str = "green") -> dict[str, Any]:
-        names = engine.docker("ps", "--quiet", "--filter", f"label=sluice.app={self.app}", "--filter", f"label=sluice.slot={slot}").split()
-        found: dict[str, Any] = json.loads(engine.docker("inspect", names[0]))[0]
-        return found
-
-    def answer(self, slot: str = "green") -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports[slot]}/api/v1/health", timeout=5) as reply:
-            said: dict[str, Any] = json.load(reply)
-        return said
+from tests.sandbox.app_host import SECRET, AppHost
 
 
 @pytest.fixture(scope="module", params=["docker", "compose", "swarm"])
-def till(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Till]:
+def till(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppHost]:
     """Return an app host with v1.0.0 prepared, for each of the runtimes."""
     engine.start_engine()
     engine.base_image()
     with ExitStack() as stack:
         if request.param == "swarm":
             stack.enter_context(engine.swarm())
-        made = Till(request.param, tmp_path_factory.mktemp("till"), engine.compose())
+        made = AppHost(request.param, tmp_path_factory.mktemp("till"), engine.compose())
         stack.callback(engine.clean, made.app)
         yield made
         for slot in ("blue", "green"):
             made.run("stopped", slot=slot)
 
 
-def test_each_state_changes_once(till: Till) -> None:
+def test_each_state_changes_once(till: AppHost) -> None:
     for state in ("prepared", "started", "saved"):
         would = till.run(state, {"check_mode": True, "diff": True})
         assert not would.get("failed"), would
@@ -129,7 +49,7 @@ def test_each_state_changes_once(till: Till) -> None:
     assert till.answer() == {"status": "ok", "version": "v1.0.0", "slot": "green"}
 
 
-def test_a_container_is_what_it_should_be(till: Till) -> None:
+def test_a_container_is_what_it_should_be(till: AppHost) -> None:
     assert not till.run("prepared").get("failed")
     assert not till.run("started").get("failed")
     found = till.inspected()
@@ -151,7 +71,7 @@ def test_a_container_is_what_it_should_be(till: Till) -> None:
         assert "NOT_A_VARIABLE" not in path.read_text(encoding="utf-8") or path.stat().st_mode & 0o077 == 0, path
 
 
-def test_check_mode_starts_nothing(till: Till) -> None:
+def test_check_mode_starts_nothing(till: AppHost) -> None:
     till.run("prepared")
     till.run("stopped")
     assert till.run("started", {"check_mode": True})["changed"]
@@ -164,7 +84,7 @@ def test_check_mode_starts_nothing(till: Till) -> None:
     assert till.running() == set()
 
 
-def test_it_comes_back_only_once_it_is_saved(till: Till) -> None:
+def test_it_comes_back_only_once_it_is_saved(till: AppHost) -> None:
     if till.kind == "swarm":
         pytest.skip("a swarm starts its services again by itself")
     till.run("prepared")
@@ -175,7 +95,7 @@ def test_it_comes_back_only_once_it_is_saved(till: Till) -> None:
     assert till.inspected()["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
 
 
-def test_a_version_that_ends_is_told_with_its_last_words(till: Till) -> None:
+def test_a_version_that_ends_is_told_with_its_last_words(till: AppHost) -> None:
     assert not till.run("prepared", version="v1.2.0-crash").get("failed")
     began = time.monotonic()
     result = till.run("started", version="v1.2.0-crash", slot="blue")
@@ -188,10 +108,10 @@ def test_a_version_that_ends_is_told_with_its_last_words(till: Till) -> None:
     assert "blue" not in till.running()
 
 
-def test_an_unhealthy_container_is_not_taken_for_a_good_one(till: Till) -> None:
+def test_an_unhealthy_container_is_not_taken_for_a_good_one(till: AppHost) -> None:
     """Every probe of ours passes; the image's own HEALTHCHECK does not."""
     till.run("prepared", version="v1.3.0-sick")
-    result = till.run("started", version="v1.3.0-sick", slot="blue", passes=60)
+    result = till.run("started", version="v1.3.0-sick", slot="blue", passes=300, deadline=40)
     assert result["failed"], result
     assert "unhealthy" in result["msg"], result["msg"]
     if till.kind != "swarm":
@@ -199,7 +119,7 @@ def test_an_unhealthy_container_is_not_taken_for_a_good_one(till: Till) -> None:
     assert "blue" not in till.running()
 
 
-def test_a_port_that_is_taken_is_named(till: Till) -> None:
+def test_a_port_that_is_taken_is_named(till: AppHost) -> None:
     till.run("prepared")
     with socket.create_server(("127.0.0.1", till.ports["blue"])):
         result = till.run("started", slot="blue")
@@ -208,7 +128,7 @@ def test_a_port_that_is_taken_is_named(till: Till) -> None:
     assert "blue" not in till.running()
 
 
-def test_a_smoke_that_fails_ends_the_slot(till: Till) -> None:
+def test_a_smoke_that_fails_ends_the_slot(till: AppHost) -> None:
     till.run("prepared")
     result = till.run("started", slot="blue", smoke=[{"name": "a page", "path": "/nowhere"}])
     assert "a page (GET /nowhere): status 404 instead of 200" in result["msg"]
@@ -216,7 +136,7 @@ def test_a_smoke_that_fails_ends_the_slot(till: Till) -> None:
 
 
 @pytest.mark.parametrize("state", ["prepared", "started"])
-def test_a_cut_step_can_be_run_again(till: Till, state: str) -> None:
+def test_a_cut_step_can_be_run_again(till: AppHost, state: str) -> None:
     """Killed at several moments; the other slot never notices, and the next run puts things right."""
     till.run("prepared")
     till.run("stopped")
@@ -240,7 +160,7 @@ def test_a_cut_step_can_be_run_again(till: Till, state: str) -> None:
     till.run("stopped", slot="blue")
 
 
-def test_the_image_of_a_release_goes_with_it_and_no_other(till: Till) -> None:
+def test_the_image_of_a_release_goes_with_it_and_no_other(till: AppHost) -> None:
     till.run("prepared")
     till.run("started")
     assert not till.run("prepared", version="v0.9.0").get("failed")
@@ -255,7 +175,7 @@ def test_the_image_of_a_release_goes_with_it_and_no_other(till: Till) -> None:
     assert new in engine.docker("images", "--format", "{{.Tag}}", till.app).split()
 
 
-def test_the_live_version_is_rehearsed_from_its_own_image(till: Till) -> None:
+def test_the_live_version_is_rehearsed_from_its_own_image(till: AppHost) -> None:
     till.run("prepared")
     till.run("started")
     till.env.write_text(till.env.read_text(encoding="utf-8").partition("DATABASE_URL")[0] + "DATABASE_URL=postgresql://pos@127.0.0.1/pos\n", encoding="utf-8")
@@ -274,7 +194,7 @@ def test_the_live_version_is_rehearsed_from_its_own_image(till: Till) -> None:
         ({"services": [{"name": "web", "entry": "app.py", "ports": {"blue": 1, "green": 2, "rehearsal": 3}}]}, "its image knows what it runs"),
     ],
 )
-def test_bad_input_is_named(till: Till, more: dict[str, Any], said: str) -> None:
+def test_bad_input_is_named(till: AppHost, more: dict[str, Any], said: str) -> None:
     result = till.run("prepared", **more)
     assert result["failed"], result
     assert said in result["msg"]
