@@ -205,7 +205,8 @@ class Reader:
         self.counters: dict[str, Any] = dict(params["previous"])
         self.probing = threading.Lock()
         self.streak: dict[str, Any] = {}
-        self.services = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.all = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.services = [service for service in self.all if service.kind == "web"]
 
     def sources(self) -> list[Source]:
         """Return what this host is asked for."""
@@ -245,13 +246,13 @@ class Reader:
         return Answer(known[source.metric]())
 
     def restarts(self) -> float:
-        slot = self.params["slot"]
-        mine = runtime_from(self.params, self.services).of(slot)
-        missing = sorted({service.name for service in self.services} - {process.service for process in mine})
+        slot, runtime = self.params["slot"], runtime_from(self.params, self.all)
+        web = runtime.of(slot, self.services)
+        missing = sorted({service.name for service in self.services} - {process.service for process in web})
         if missing:
             raise SluiceError(f"{self.params['runtime']} knows no process {', '.join(slots.process_name(self.params['app'], name, slot) for name in missing)}")
-        gone = sum(service.instances for service in self.services) - sum(process.running for process in mine)
-        return float(sum(process.restarts for process in mine) + max(0, gone))
+        gone = sum(service.instances for service in self.services) - sum(process.running for process in web)
+        return float(sum(process.restarts for process in runtime.of(slot, self.all)) + max(0, gone))
 
     def failing(self) -> dict[str, Any]:
         """Probe every service of the slot; one that fails is asked again at once, so that one lost answer is no outage."""

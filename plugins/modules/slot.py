@@ -34,11 +34,13 @@ options:
       - V(started) starts O(commit) in O(slot) and waits until it is healthy and passes O(smoke).
       - V(rehearsed) starts what O(slot) holds once more on the rehearsal ports against the database O(database), sends O(smoke), and stops it again;
         and then the same with O(version), when it is named and built.
+      - V(owning) ends the workers of the other slot and starts those of O(slot), which have the queues and schedules from then on. When they do not work,
+        those of the other slot are started again, and the call fails. Services without a worker are left alone.
       - V(stopped) ends the slot's processes and forgets them.
       - V(saved) makes the running processes of O(slot) the ones that come back after a reboot, and prunes old release folders.
       - V(absent) is V(stopped), and removes the release folder of O(commit) unless a slot holds it.
     type: str
-    choices: [read, prepared, started, rehearsed, stopped, saved, absent]
+    choices: [read, prepared, started, rehearsed, owning, stopped, saved, absent]
     default: read
   app:
     description: Name of the app.
@@ -192,8 +194,9 @@ milliseconds:
 
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -215,6 +218,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Pl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
 _PORT_SECONDS = 5.0
+# So long must a worker without a heartbeat run before it counts as working.
+_SETTLE_SECONDS = 3.0
 
 
 class Host:
@@ -226,11 +231,13 @@ class Host:
         self.directory: str = params["directory"]
         self.slot: str = params["slot"] or ""
         self.services = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.web = [service for service in self.services if service.kind == "web"]
+        self.workers = [service for service in self.services if service.kind == "worker"]
         self.runtime = runtime_from(params, self.services)
         sends = params["state"] in ("started", "rehearsed")
         self.values = probes.read_values(params["smoke_values"]) if sends else {}
         self.smoke = smoke.steps_from(params["smoke"], self.values if sends or not params["smoke_values"] else None)
-        self.probes = {service.name: probe_from({"name": "health", **params["health"], "path": service.health_path}, "app_health") for service in self.services}
+        self.probes = {service.name: probe_from({"name": "health", **params["health"], "path": service.health_path}, "app_health") for service in self.web}
         self.actions: list[str] = []
         self.gates: list[Gate] = []
 
@@ -239,17 +246,22 @@ class Host:
         return {
             slot: {
                 **{key: value for key, value in release_dir.record(self.directory, slot).items() if key != "fingerprints"},
-                "online": sum(process.running for process in self.runtime.of(slot)),
-                "wanted": sum(service.instances for service in self.services),
+                "online": self.running(slot, self.web),
+                "wanted": sum(service.instances for service in self.web),
+                **({"workers": self.running(slot, self.workers)} if self.workers else {}),
             }
             for slot in slots.SLOTS
         }
+
+    def running(self, slot: str, services: Sequence[slots.Service], again: bool = False) -> int:
+        return sum(process.running for process in self.runtime.of(slot, services, again))
 
     def plan(self, slot: str, env: Mapping[str, str] | None = None) -> Plan:
         """Return what the parameters say is to run."""
         version, commit = self.params["version"], self.params["commit"]
         folder = slots.release_folder(self.directory, version, commit)
-        return Plan(slot, version, commit, folder, env or {}, self.services, self.params["release"], self.runtime.image(folder))
+        role = "rehearsal" if slot == slots.REHEARSAL else "canary"
+        return Plan(slot, version, commit, folder, env or {}, self.web, self.params["release"], self.runtime.image(folder), role)
 
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
@@ -260,7 +272,7 @@ class Host:
 
     def targets(self, slot: str, version: str) -> dict[str, tuple[str, Probe]]:
         asserted = {self.params["version_key"]: version}
-        return {service.name: (f"http://127.0.0.1:{service.ports[slot]}", self.probes[service.name].expecting(asserted)) for service in self.services}
+        return {service.name: (f"http://127.0.0.1:{service.ports[slot]}", self.probes[service.name].expecting(asserted)) for service in self.web}
 
     def answers(self, slot: str, version: str) -> bool:
         """Tell whether each service of a slot answers as it should, now."""
@@ -269,7 +281,7 @@ class Host:
 
     def drain(self, slot: str) -> None:
         """Wait until nothing is connected to the slot's ports; nginx itself keeps an idle connection for some seconds."""
-        ports, began = {service.ports[slot] for service in self.services}, time.monotonic()
+        ports, began = {service.ports[slot] for service in self.web}, time.monotonic()
         at_first = left = served_on(ports)
         while left and time.monotonic() - began < self.params["drain_timeout"]:
             time.sleep(0.1)
@@ -282,9 +294,9 @@ class Host:
     def launch(self, plan: Plan) -> None:
         """Start the services of a slot afresh and wait until they are healthy; end them again when they are not."""
         slot, runtime = plan.slot, self.runtime
-        if any(process.running for process in runtime.of(slot)):
+        if self.running(slot, plan.services):
             self.drain(slot)
-        runtime.stop(slot)
+        runtime.stop(slot, plan.services)
         self.free(slot)
         wanted = sum(service.instances for service in plan.services)
         try:
@@ -295,18 +307,18 @@ class Host:
                 deadline=self.params["deadline"],
                 interval=0.1,
                 timeout=2.0,
-                given_up=lambda: runtime.probe(slot),
+                given_up=lambda: runtime.probe(slot, plan.services),
             )
-            mine = runtime.of(slot, again=True)
-            online, restarts = sum(process.running for process in mine), sum(process.restarts for process in mine)
+            online = self.running(slot, plan.services, again=True)
+            restarts = sum(process.restarts for process in runtime.of(slot, plan.services))
             if online != wanted or restarts:
                 raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {restarts} restarts.")
         except SluiceError as error:
-            exits = sorted({process.exit_code for process in runtime.of(slot, again=True) if process.exit_code})
+            exits = sorted({process.exit_code for process in runtime.of(slot, plan.services, again=True) if process.exit_code})
             said = scrub(runtime.logs(slot), plan.env.values()).strip()
             listening = sockets.listening()
             silent = [str(service.ports[slot]) for service in plan.services if service.ports[slot] not in listening]
-            runtime.stop(slot)
+            runtime.stop(slot, plan.services)
             code = f" Exit code {exits[0]}." if exits else ""
             deaf = f" Nothing listens on port {', '.join(silent)}." if silent else ""
             heard = f" It last said:\n{said}" if said else " It said nothing on stderr."
@@ -319,9 +331,49 @@ class Host:
                 answers=error.facts.get("answers", {}),
             ) from error
 
+    def employ(self, slot: str, held: Mapping[str, Any]) -> None:
+        """Start a slot's workers and see that they work: each runs without a restart, and touches its heartbeat when it has one."""
+        folder = os.path.join(self.directory, "heartbeats")
+        make_folder(folder)
+        if self.params["user"]:
+            shutil.chown(folder, self.params["user"])
+        plan = Plan(
+            slot, held["version"], held["commit"], held["folder"], self.environment(), self.workers, held["release"], held.get("image", ""), "live", folder
+        )
+        beats = {service.name: (plan.heartbeat(service), service.heartbeat) for service in self.workers if service.heartbeat}
+        for path, _seconds in beats.values():
+            if os.path.exists(path):
+                os.unlink(path)
+        self.runtime.stop(slot, self.workers)
+        self.runtime.start(plan)
+        began, wanted = time.monotonic(), sum(service.instances for service in self.workers)
+        limit = max((seconds for _path, seconds in beats.values()), default=_SETTLE_SECONDS)
+        while True:
+            waited = time.monotonic() - began
+            running = self.running(slot, self.workers, again=True)
+            silent = sorted(name for name, (path, _seconds) in beats.items() if not os.path.exists(path))
+            dead = self.runtime.probe(slot, self.workers)
+            if not dead and running == wanted and not silent and (beats or waited >= _SETTLE_SECONDS):
+                break
+            if dead or waited > limit:
+                said = scrub(self.runtime.logs(slot), plan.env.values()).strip()
+                why = dead or (f"{', '.join(silent)} did not touch its heartbeat within {limit:g} s" if silent else f"{running} of {wanted} processes run")
+                heard = f" It last said:\n{said}" if said else ""
+                raise SluiceError(f"The workers of {plan.version} do not work in {slot}: {why}.{heard}", "Mend the worker and release again.", log=said)
+            time.sleep(0.2)
+        self.gates.append(Gate("workers", PASS, f"{wanted} workers of {plan.version} took the jobs in {slot}, after {time.monotonic() - began:.1f} s"))
+
+    def back_to(self, slot: str, held: Mapping[str, Any]) -> str:
+        """Start the workers that had the jobs before, and say how that went."""
+        try:
+            self.employ(slot, held)
+        except SluiceError as error:
+            return f"Those of {slot} do not work any more either, so nobody has the jobs: {error.message}"
+        return f"The workers of {slot} have the jobs again."
+
     def free(self, slot: str) -> None:
         """See that nobody else holds the slot's ports: a probe would take a stranger's answer for the app's (M-020)."""
-        ports, began = {service.ports[slot] for service in self.services}, time.monotonic()
+        ports, began = {service.ports[slot] for service in self.web}, time.monotonic()
         while ports & sockets.listening():
             if time.monotonic() - began > _PORT_SECONDS:
                 taken = ", ".join(map(str, sorted(ports & sockets.listening())))
@@ -332,7 +384,7 @@ class Host:
             time.sleep(0.05)
 
     def send_smoke(self, slot: str, place: str, folder: str) -> None:
-        base = f"http://127.0.0.1:{self.services[0].ports[slot]}"
+        base = f"http://127.0.0.1:{self.web[0].ports[slot]}"
         left_out = smoke.left_out(self.smoke, place, self.params["smoke_tenant"])
         cases = probes.smoke(base, self.smoke, left_out, timeout=5.0, values=self.values, cwd=folder)
         failure = smoke.failure(cases, base)
@@ -390,7 +442,7 @@ def started(host: Host, check: bool) -> bool:
         raise SluiceError(f"{folder} is not built.", "Run the slot's prepared state first.")
     begun = time.monotonic()
     host.launch(host.plan(host.slot, env))
-    count = sum(service.instances for service in host.services)
+    count = sum(service.instances for service in host.web)
     host.gates.append(
         Gate(
             "health",
@@ -401,7 +453,7 @@ def started(host: Host, check: bool) -> bool:
     try:
         host.send_smoke(host.slot, smoke.SLOT, folder)
     except SluiceError:
-        host.runtime.stop(host.slot)
+        host.runtime.stop(host.slot, host.web)
         raise
     prints = dict(take(env, env_file.fingerprint_key(host.directory)).of)
     release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"], "fingerprints": prints})
@@ -417,9 +469,9 @@ def rehearsed(host: Host, check: bool) -> bool:
     before = "A rollback would break it, so nothing real was migrated. Split the migration: add first, remove in a later release."
     env = host.environment()
     env[host.params["env_var"]] = pgurl.with_database(env[host.params["env_var"]], host.params["database"])
-    single = [replace(service, instances=1) for service in host.services]
+    single = [replace(service, instances=1) for service in host.web]
     new = replace(host.plan(slots.REHEARSAL, env), services=single) if host.params["version"] and host.params["commit"] else None
-    old = Plan(slots.REHEARSAL, live["version"], live["commit"], live["folder"], env, single, host.params["release"], live.get("image", ""))
+    old = Plan(slots.REHEARSAL, live["version"], live["commit"], live["folder"], env, single, host.params["release"], live.get("image", ""), "rehearsal")
     host.gates.append(rehearse(host, "compatibility", f"The live version {old.version}", old, before))
     if new and new.folder != old.folder and release_dir.is_built(new.folder):
         host.gates.append(rehearse(host, "new version", f"The new version {new.version}", new, "Nothing real was migrated. Correct version or migration."))
@@ -434,22 +486,49 @@ def rehearse(host: Host, gate: str, what: str, plan: Plan, remedy: str) -> Gate:
     except SluiceError as error:
         raise SluiceError(f"{what} does not work on the migrated copy: {error.message}", remedy, **error.facts) from error
     finally:
-        host.runtime.stop(plan.slot)
+        host.runtime.stop(plan.slot, plan.services)
     sent = host.gates.pop().value
     return Gate(gate, PASS, f"{plan.version} works on the migrated copy: healthy, {sent} smoke requests good, writes included")
 
 
 def stopped(host: Host, check: bool) -> bool:
-    processes = host.runtime.of(host.slot)
+    processes = host.runtime.of(host.slot, host.services)
     known = bool(release_dir.record(host.directory, host.slot))
     if not check:
         if any(process.running for process in processes):
             host.drain(host.slot)
-        host.runtime.stop(host.slot)
+        host.runtime.stop(host.slot, host.services)
         release_dir.forget(host.directory, host.slot)
     if processes or known:
         host.actions.append(f"stopped {host.slot}")
     return bool(processes or known)
+
+
+def owning(host: Host, check: bool) -> bool:
+    """Let one slot's workers take the jobs: never both slots', and the other's again when these do not work."""
+    held = {slot: release_dir.record(host.directory, slot) for slot in slots.SLOTS}
+    if not host.workers:
+        return False
+    if not held[host.slot]:
+        raise SluiceError(f"{host.slot} holds no version whose workers could take the jobs.", "Start the slot first.")
+    there = slots.other(host.slot)
+    wanted = sum(service.instances for service in host.workers)
+    idle = not host.running(there, host.workers)
+    if idle and host.running(host.slot, host.workers) == wanted:
+        host.actions.append(f"the workers of {host.slot} have the jobs already")
+        return False
+    host.actions.append(f"the workers of {host.slot} have the jobs now")
+    if check:
+        return True
+    host.runtime.stop(there, host.workers)
+    try:
+        host.employ(host.slot, held[host.slot])
+    except SluiceError as error:
+        host.runtime.stop(host.slot, host.workers)
+        if idle or not held[there]:
+            raise
+        raise SluiceError(f"{error.message} {host.back_to(there, held[there])}", error.remedy, **error.facts) from error
+    return True
 
 
 def absent(host: Host, check: bool) -> bool:
@@ -480,7 +559,7 @@ def saved(host: Host, check: bool) -> bool:
     return bool(old or save)
 
 
-STATES = {"prepared": prepared, "started": started, "rehearsed": rehearsed, "stopped": stopped, "absent": absent, "saved": saved}
+STATES = {"prepared": prepared, "started": started, "rehearsed": rehearsed, "owning": owning, "stopped": stopped, "absent": absent, "saved": saved}
 
 
 def main() -> None:
@@ -520,6 +599,7 @@ def main() -> None:
             ("state", "prepared", ["version", "commit", "source"]),
             ("state", "started", ["slot", "version", "commit", "env_file"]),
             ("state", "rehearsed", ["slot", "env_file", "database"]),
+            ("state", "owning", ["slot", "env_file"]),
             ("state", "stopped", ["slot"]),
             ("state", "saved", ["slot"]),
             ("state", "absent", ["slot", "version", "commit"]),

@@ -34,7 +34,7 @@ TESTS = Path(__file__).resolve().parent.parent
 WALLET = TESTS / "apps" / "wallet"
 LOAD = TESTS / "sandbox" / "load.py"
 WEBHOOK_SECRET = "whsec_for_the_tests"
-TAGS = ["v0.9.9", "v1.0.0", "v1.1.0-bad", "v1.2.0-crash", "v1.3.0-breaking", "v1.4.0-slow", "v1.5.0-dead", "v1.6.0-sick", "v1.7.0-restless"]
+TAGS = ["v0.9.9", "v1.0.0", "v1.1.0-bad", "v1.2.0-crash", "v1.3.0-breaking", "v1.4.0-slow", "v1.5.0-dead", "v1.6.0-sick", "v1.7.0-restless", "v1.8.0-workshy"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("node") or not shutil.which("npm"), reason="node and npm are not on this machine")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.sandbox import engine
-from tests.sandbox.world import CHECKOUT, World, free_ports
+from tests.sandbox.world import CHECKOUT, World
 
 
 class Till(World):
@@ -23,7 +23,6 @@ class Till(World):
         super().__init__(folder, tools)
         # Names of an engine are shared by all who use it.
         self.app = f"pos{secrets.token_hex(3)}"
-        self.worker = dict(zip(("blue", "green", "rehearsal"), free_ports(3)))
         self.compose: list[str] = []
 
     def up(self) -> None:
@@ -56,7 +55,7 @@ class Till(World):
             "app_env": {"DATABASE_URL": {"kind": "postgres-url"}},
             "app_services": [
                 {"name": "web", "ports": ports, "health_path": health},
-                {"name": "worker", "ports": self.worker, "health_path": health, "args": ["python3", "app.py", "worker"]},
+                {"name": "worker", "kind": "worker", "heartbeat": 10, "args": ["python3", "app.py", "worker"]},
             ],
             "app_migrations": ".",
             "app_smoke": [

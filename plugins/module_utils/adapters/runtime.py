@@ -42,7 +42,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def start(self, plan: Plan) -> None:
-        """Order the processes of a slot that holds none. Returns when the order is taken, which proves nothing."""
+        """Order the services of a plan, none of which runs. Returns when the order is taken, which proves nothing."""
 
     @abstractmethod
     def processes(self, again: bool = False) -> list[Process]:
@@ -51,13 +51,15 @@ class Runtime(ABC):
         An answer holds until this object changes something, or ``again`` is set: asking can take long.
         """
 
-    def of(self, slot: str, again: bool = False) -> list[Process]:
-        """List the processes of one slot."""
-        return [process for process in self.processes(again) if process.slot == slot]
+    def of(self, slot: str, services: Sequence[Service], again: bool = False) -> list[Process]:
+        """List the processes of some services in one slot."""
+        names = {service.name for service in services}
+        return [process for process in self.processes(again) if process.slot == slot and process.service in names]
 
-    def probe(self, slot: str) -> str:
-        """Say why a slot that was started cannot become healthy any more; empty while it still may."""
-        broken = next((process for process in self.of(slot, again=True) if process.restarts or (process.exit_code and not process.running)), None)
+    def probe(self, slot: str, services: Sequence[Service]) -> str:
+        """Say why services that were started cannot become healthy any more; empty while they still may."""
+        mine = self.of(slot, services, again=True)
+        broken = next((process for process in mine if process.restarts or (process.exit_code and not process.running)), None)
         return f"{broken.service} ended with exit code {broken.exit_code} and was restarted {broken.restarts} times" if broken else ""
 
     @abstractmethod
@@ -65,16 +67,16 @@ class Runtime(ABC):
         """Return the last lines that a slot's processes said on stderr since they were started."""
 
     @abstractmethod
-    def stop(self, slot: str) -> None:
-        """End a slot's processes, gracefully at first, and forget them. A slot that holds none is no error."""
+    def stop(self, slot: str, services: Sequence[Service]) -> None:
+        """End processes of a slot, gracefully at first, and forget them. What does not run is no error."""
 
     @abstractmethod
     def kept(self, slot: str) -> bool:
-        """Tell whether the slot comes back after a reboot."""
+        """Tell whether the processes that run in the slot come back after a reboot, and no others of it."""
 
     @abstractmethod
     def keep(self, slot: str) -> None:
-        """Let the slot come back after a reboot."""
+        """Let what runs in the slot come back after a reboot."""
 
     def remove(self, folder: str) -> None:  # noqa: B027
         """Take away what ``prepare`` made for the release in ``folder``; the folder itself is not the runtime's."""

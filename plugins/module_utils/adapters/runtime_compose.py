@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.docker import handed_on
@@ -35,25 +36,28 @@ class ComposeRuntime(ContainerRuntime):
     def _start(self, plan: Plan) -> None:
         rendered, reset = self._file(plan.slot, "compose.json"), self._file(plan.slot, "compose.reset.yml")
         make_folder(os.path.join(self.directory, "slots"))
-        write_atomic(rendered, compose_text(self.app, plan, self._engine.network, self._engine.logging), 0o600)
+        # Web and workers of a slot are one project, started one after the other: the file always holds both, and only what is wanted is ordered.
+        wanted = {service.name: service for service in [*self.services, *plan.services]}
+        whole = replace(plan, services=list(wanted.values()))
+        write_atomic(rendered, compose_text(self.app, whole, self._engine.network, self._engine.logging), 0o600)
         files = ["--file", rendered]
         if self._own:
             own = os.path.join(plan.folder, self._own)
             if not os.path.exists(own):
                 raise SluiceError(f"The release has no {self._own}.", "Correct app_compose_file, or leave it empty.", path=own)
-            write_atomic(reset, reset_text(plan), 0o600)
+            write_atomic(reset, reset_text(whole), 0o600)
             files = ["--file", own, "--file", reset, "--file", rendered]
         # The developers' own .env must not decide what production runs.
         words = ["--env-file", os.devnull, "--project-directory", plan.folder, *files]
         env, secrets = handed_on(plan.env), tuple(plan.env.values())
         self._compose(plan.slot, *words, "config", "--quiet", env=env, secrets=secrets)
-        self._compose(plan.slot, *words, "up", "--detach", "--no-build", "--remove-orphans", env=env, secrets=secrets, timeout=_UP_SECONDS)
+        up = ["up", "--detach", "--no-build", "--no-recreate"]
+        self._compose(plan.slot, *words, *up, *(service.name for service in plan.services), env=env, secrets=secrets, timeout=_UP_SECONDS)
 
-    def _stop(self, slot: str) -> None:
+    def _clear(self, slot: str) -> None:
         if self._all(slot):
             # Volumes stay: what the operator's own services keep in them is not ours to lose.
             self._compose(slot, "down", "--timeout", str(STOP_SECONDS), "--remove-orphans", timeout=120)
-            self._known = None
         for kind in ("compose.json", "compose.reset.yml"):
             if os.path.exists(self._file(slot, kind)):
                 os.unlink(self._file(slot, kind))

@@ -17,7 +17,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime imp
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.image_names import Wanted
 from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan, Process, Service
-from ansible_collections.sluice.deploy.plugins.module_utils.core.stacks import HOST_NETWORK
+from ansible_collections.sluice.deploy.plugins.module_utils.core.stacks import HOST_NETWORK, STOP_SECONDS
 
 _RETURNS = ("unless-stopped", "always")
 
@@ -81,28 +81,42 @@ class ContainerRuntime(Runtime):
             raise SluiceError(f"There is no image of {plan.version} on this host.", "Run the slot's prepared state first, with app_image set.")
         self._start(plan)
 
-    def stop(self, slot: str) -> None:
+    def stop(self, slot: str, services: Sequence[Service]) -> None:
         self._known = None
-        self._stop(slot)
+        names = {service.name for service in services}
+        held = [container for container in self._held(slot) if _label(container, "service") in names]
+        if held and len(held) < len(self._held(slot)):
+            self._end(held)
+        else:
+            self._clear(slot)
+        self._known = None
 
     @abstractmethod
     def _start(self, plan: Plan) -> None:
         """Order the containers of a slot."""
 
     @abstractmethod
-    def _stop(self, slot: str) -> None:
-        """End and remove the containers of a slot."""
+    def _clear(self, slot: str) -> None:
+        """End and remove all that there is of a slot; nothing is no error."""
+
+    def _end(self, containers: Sequence[Mapping[str, Any]]) -> None:
+        """End and remove some containers."""
+        names = [container["Id"] for container in containers]
+        if names:
+            self._docker.run("stop", "--time", str(STOP_SECONDS), *names, ok=(0, 1))
+            self._docker.run("rm", "--force", *names, ok=(0, 1))
 
     def processes(self, again: bool = False) -> list[Process]:
         if self._known is None or again:
             self._known = self._docker.containers(f"sluice.app={self.app}")
         return [_process(container) for container in self._known]
 
-    def probe(self, slot: str) -> str:
-        ended = super().probe(slot)
+    def probe(self, slot: str, services: Sequence[Service]) -> str:
+        ended = super().probe(slot, services)
         if ended:
             return ended
-        sick = next((container for container in self._held(slot) if _health(container) == "unhealthy"), None)
+        names = {service.name for service in services}
+        sick = next((container for container in self._held(slot) if _label(container, "service") in names and _health(container) == "unhealthy"), None)
         if sick is None:
             return ""
         said = (sick["State"]["Health"].get("Log") or [{}])[-1].get("Output", "").strip()

@@ -24,25 +24,27 @@ class DockerRuntime(ContainerRuntime):
             path = self._file(plan.slot, f"{service.name}.env")
             write_atomic(path, files[service.name], 0o600)
             try:
-                self._docker.run(*run_words(self.app, plan, service, self._engine, path), secrets=tuple(plan.env.values()))
+                for number in range(1, service.instances + 1):
+                    self._docker.run(*run_words(self.app, plan, service, self._engine, path, number), secrets=tuple(plan.env.values()))
             finally:
                 # The engine has taken the values over, and keeps them for a restart.
                 os.unlink(path)
 
-    def _stop(self, slot: str) -> None:
+    def _clear(self, slot: str) -> None:
         # Also one that a cut run left half made.
-        held = [container["Id"] for container in self._held(slot)]
-        if held:
-            self._docker.run("stop", "--time", str(STOP_SECONDS), *held, ok=(0, 1))
-            self._docker.run("rm", "--force", *held, ok=(0, 1))
-            self._known = None
+        self._end(self._held(slot))
 
 
-def run_words(app: str, plan: Plan, service: Service, engine: Engine, variables: str) -> list[str]:
-    """Return the words of ``docker run``. They name no secret: those are in the file ``variables``."""
+def run_words(app: str, plan: Plan, service: Service, engine: Engine, variables: str, number: int = 1) -> list[str]:
+    """Return the words of ``docker run``. They name no secret: those are in the file ``variables``.
+
+    :param number: which instance of a worker; others have one.
+    """
+    name = process_name(app, service.name, plan.slot) + (f"-{number}" if number > 1 else "")
     network = ["--network", engine.network] if engine.network else []
-    published = f"127.0.0.1:{service.ports[plan.slot]}:{plan.inside(service)}"
-    reached = ["--publish", published, "--add-host", "host.docker.internal:host-gateway"] if engine.contained else []
+    published = [word for port in [service.ports.get(plan.slot)] if port for word in ("--publish", f"127.0.0.1:{port}:{plan.inside(service)}")]
+    reached = [*published, "--add-host", "host.docker.internal:host-gateway"] if engine.contained else []
+    shared = ["--mount", f"type=bind,source={plan.heartbeats},target={plan.heartbeats}"] if service.kind == "worker" else []
     logged = [word for key, value in engine.log_options.items() for word in ("--log-opt", f"{key}={value}")]
     labelled = [word for key, value in labels(app, plan, service).items() for word in ("--label", f"{key}={value}")]
     return [
@@ -50,13 +52,14 @@ def run_words(app: str, plan: Plan, service: Service, engine: Engine, variables:
         "--detach",
         "--pull=never",
         "--init",
-        *("--name", process_name(app, service.name, plan.slot)),
+        *("--name", name),
         *("--env-file", variables),
         *("--stop-timeout", str(STOP_SECONDS)),
         *("--log-driver", engine.log_driver),
         *logged,
         *network,
         *reached,
+        *shared,
         *labelled,
         plan.image,
         *service.args,

@@ -44,33 +44,36 @@ class Pm2Runtime(Runtime):
     def start(self, plan: Plan) -> None:
         make_folder(self._logs)
         make_folder(os.path.join(self.directory, "slots"))
-        path = self._file(plan.slot)
+        path = self._file(plan.slot, plan.services)
         self._plan = plan
-        self._marks = {name: size(self._error_log(name)) for name in self._of(plan.slot)}
+        self._marks = {name: size(self._error_log(name)) for name in self._of(plan.slot, plan.services)}
         write_atomic(path, json.dumps(ecosystem(self.app, plan, self._logs)), 0o600)
         self._pm2.start(path)
 
-    def stop(self, slot: str) -> None:
+    def stop(self, slot: str, services: Sequence[Service]) -> None:
         known = {process.name for process in self._pm2.processes()}
-        self._pm2.delete([name for name in self._of(slot) if name in known])
-        if os.path.exists(self._file(slot)):
-            os.unlink(self._file(slot))
+        self._pm2.delete([name for name in self._of(slot, services) if name in known])
+        for path in {self._file(slot, [service]) for service in services}:
+            if os.path.exists(path):
+                os.unlink(path)
 
     def logs(self, slot: str) -> str:
-        said = "\n".join(filter(None, (tail(self._error_log(name), start=self._marks.get(name, 0)) for name in self._of(slot))))
+        said = "\n".join(filter(None, (tail(self._error_log(name), start=self._marks.get(name, 0)) for name in self._of(slot, self.services))))
         return said or self._last_words(slot)
 
     def kept(self, slot: str) -> bool:
-        return set(self._of(slot)) <= self._pm2.saved_names()
+        running = {process_name(self.app, process.service, slot) for process in self.of(slot, self.services)}
+        return bool(running) and running == self._pm2.saved_names() & set(self._of(slot, self.services))
 
     def keep(self, slot: str) -> None:  # PM2 saves all that runs
         self._pm2.save()
 
-    def _of(self, slot: str) -> list[str]:
-        return [process_name(self.app, service.name, slot) for service in self.services]
+    def _of(self, slot: str, services: Sequence[Service]) -> list[str]:
+        return [process_name(self.app, service.name, slot) for service in services]
 
-    def _file(self, slot: str) -> str:
-        return os.path.join(self.directory, "slots", f"{slot}.ecosystem.json")
+    def _file(self, slot: str, services: Sequence[Service]) -> str:
+        """Return the process file of services of one kind."""
+        return os.path.join(self.directory, "slots", f"{slot}.{services[0].kind}.ecosystem.json")
 
     def _error_log(self, name: str) -> str:
         return os.path.join(self._logs, f"{name}.err.log")
@@ -78,7 +81,7 @@ class Pm2Runtime(Runtime):
     def _last_words(self, slot: str) -> str:
         """Return what a process that ends by itself says on stderr; in cluster mode PM2 loses what is written right before the end."""
         plan = self._plan
-        if plan is None or plan.slot != slot or not any(process.exit_code for process in self.of(slot, again=True)):
+        if plan is None or plan.slot != slot or not any(process.exit_code for process in self.of(slot, plan.services, again=True)):
             return ""
         service = plan.services[0]
         words = [*filter(None, (interpreter(plan, service) or "node",)), service.entry, *service.args]

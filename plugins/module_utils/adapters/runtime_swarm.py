@@ -9,12 +9,13 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_container import ContainerRuntime
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import REHEARSAL, SLOTS, Plan, Process
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import REHEARSAL, SLOTS, Plan, Process, Service
 from ansible_collections.sluice.deploy.plugins.module_utils.core.stacks import stack_name, stack_text
 
 _GONE_SECONDS = 60.0
@@ -38,25 +39,42 @@ class SwarmRuntime(ContainerRuntime):
             # The swarm has taken the values over.
             os.unlink(path)
 
-    def _stop(self, slot: str) -> None:
-        if not self._docker.installed or not self._left(slot):
+    def stop(self, slot: str, services: Sequence[Service]) -> None:
+        self._known = None
+        stack = stack_name(self.app, slot)
+        if not self._docker.installed or not self._left(slot, []):
             return
-        self._docker.run("stack", "rm", stack_name(self.app, slot), ok=(0, 1), timeout=120)
+        known = set(self._docker.run("service", "ls", "--format", "{{.Name}}", *_filter(slot, self.app), ok=(0, 1)).stdout.split())
+        mine = {f"{stack}_{service.name}" for service in services} & known
+        if known - mine:
+            if mine:
+                self._docker.run("service", "rm", *sorted(mine))
+                self._gone(slot, sorted(mine))
+        else:
+            self._docker.run("stack", "rm", stack, ok=(0, 1), timeout=120)
+            self._gone(slot, [])
+
+    def _gone(self, slot: str, services: Sequence[str]) -> None:
         deadline = time.monotonic() + _GONE_SECONDS
-        while left := self._left(slot):
+        while left := self._left(slot, services):
             if time.monotonic() > deadline:
-                raise SluiceError(f"{', '.join(left)} of {slot} was still there {_GONE_SECONDS:g} s after the stack was removed.", "See `docker ps -a`.")
+                raise SluiceError(f"{', '.join(left)} of {slot} was still there {_GONE_SECONDS:g} s after it was removed.", "See `docker ps -a`.")
             time.sleep(0.2)
+
+    def _clear(self, slot: str) -> None:
+        self.stop(slot, self.services)
 
     def processes(self, again: bool = False) -> list[Process]:
         if self._known is None or again:
             self._known = [task for slot in (*SLOTS, REHEARSAL) for task in self._tasks(slot)]
         return [process for slot in (*SLOTS, REHEARSAL) for process in _processes(slot, [task for task in self._known if task["slot"] == slot])]
 
-    def probe(self, slot: str) -> str:
+    def probe(self, slot: str, services: Sequence[Service]) -> str:
         # A container that is unhealthy is ended by the swarm itself, so it counts as a restart.
         self.processes(again=True)
-        failed = next((task for task in self._known or () if task["slot"] == slot and task["Error"] and not task["running"]), None)
+        names = {service.name for service in services}
+        mine = [task for task in self._known or () if task["slot"] == slot and task["service"] in names]
+        failed = next((task for task in mine if task["Error"] and not task["running"]), None)
         return f"{failed['service']} ended: {failed['Error']}" if failed else ""
 
     def logs(self, slot: str) -> str:
@@ -79,17 +97,23 @@ class SwarmRuntime(ContainerRuntime):
         said = self._docker.run("stack", "ps", "--no-trunc", "--format", "{{json .}}", stack, ok=(0, 1)).stdout
         return [_task(json.loads(line), stack, slot) for line in said.splitlines()]
 
-    def _left(self, slot: str) -> list[str]:
-        mine = ["--filter", f"label=com.docker.stack.namespace={stack_name(self.app, slot)}"]
+    def _left(self, slot: str, services: Sequence[str]) -> list[str]:
+        """Return what is left of some services, or of the whole stack when none is named."""
+        mine = _filter(slot, self.app)
         containers = self._docker.run("ps", "--all", "--format", "{{.Names}}", *mine).stdout.split()
-        networks = self._docker.run("network", "ls", "--format", "{{.Name}}", *mine).stdout.split()
-        services = self._docker.run("service", "ls", "--format", "{{.Name}}", *mine, ok=(0, 1)).stdout.split()
-        return [*services, *containers, *networks]
+        named = self._docker.run("service", "ls", "--format", "{{.Name}}", *mine, ok=(0, 1)).stdout.split()
+        if services:
+            return [name for name in (*named, *containers) if name in services or name.startswith(tuple(f"{service}." for service in services))]
+        return [*named, *containers, *self._docker.run("network", "ls", "--format", "{{.Name}}", *mine).stdout.split()]
 
     def _detached(self) -> list[str]:
         """Return the flag that newer command lines want said; older ones do not know it, and do so anyway."""
         major = self._docker.run("version", "--format", "{{.Client.Version}}").stdout.split(".")[0]
         return ["--detach=true"] if major.isdigit() and int(major) >= 26 else []
+
+
+def _filter(slot: str, app: str) -> list[str]:
+    return ["--filter", f"label=com.docker.stack.namespace={stack_name(app, slot)}"]
 
 
 def _task(shown: dict[str, Any], stack: str, slot: str) -> dict[str, Any]:

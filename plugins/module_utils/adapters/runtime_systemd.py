@@ -38,7 +38,7 @@ class SystemdRuntime(Runtime):
     def processes(self, again: bool = False) -> list[Process]:
         if self._known is None or again:
             self._known = [
-                Process(service.name, slot, shown["ActiveState"] == "active", int(shown["NRestarts"] or 0), int(shown["ExecMainStatus"] or 0))
+                Process(service, slot, shown["ActiveState"] == "active", int(shown["NRestarts"] or 0), int(shown["ExecMainStatus"] or 0))
                 for (service, slot), shown in self._show().items()
                 if shown["LoadState"] == "loaded"
             ]
@@ -60,16 +60,16 @@ class SystemdRuntime(Runtime):
             write_atomic(self._unit_file(service, plan.slot), text, 0o644)
         self._since[plan.slot] = time.time()
         self._systemctl("daemon-reload")
-        names = [self._unit(service, plan.slot) for service in plan.services]
+        names = [self._unit(service.name, plan.slot) for service in plan.services]
         self._systemctl("reset-failed", *names, ok=(0, 1))
         self._systemctl("start", "--no-block", *names)
 
-    def stop(self, slot: str) -> None:
-        there = [service for service in self.services if os.path.exists(self._unit_file(service, slot))]
+    def stop(self, slot: str, services: Sequence[Service]) -> None:
+        there = [service for service in services if os.path.exists(self._unit_file(service, slot))]
         if not there:
             return
         self._known = None
-        names = [self._unit(service, slot) for service in there]
+        names = [self._unit(service.name, slot) for service in there]
         self._systemctl("stop", *names, ok=(0, 5))
         self._systemctl("disable", *names, ok=(0, 1))
         for service in there:
@@ -80,19 +80,20 @@ class SystemdRuntime(Runtime):
         self._systemctl("reset-failed", *names, ok=(0, 1))
 
     def logs(self, slot: str) -> str:
-        units = [word for service in self.services for word in ("--unit", self._unit(service, slot))]
+        units = [word for service in self.services for word in ("--unit", self._unit(service.name, slot))]
         since = ["--since", f"@{self._since[slot]:.0f}"] if slot in self._since else []
         return run(["journalctl", "--no-pager", "--output=cat", "--lines=24", *units, *since], timeout=30, ok=(0, 1)).stdout.strip()
 
     def kept(self, slot: str) -> bool:
-        shown = self._show()
-        return all(shown[service, slot]["UnitFileState"] == "enabled" for service in self.services)
+        running, shown = {process.service for process in self.of(slot, self.services)}, self._show()
+        return bool(running) and all(shown[service, slot]["UnitFileState"] == "enabled" for service in running)
 
     def keep(self, slot: str) -> None:
-        self._systemctl("enable", *(self._unit(service, slot) for service in self.services))
+        running = {process.service for process in self.of(slot, self.services)}
+        self._systemctl("enable", *(self._unit(service, slot) for service in sorted(running)))
 
-    def _show(self) -> dict[tuple[Service, str], dict[str, str]]:
-        keys = [(service, slot) for service in self.services for slot in (*SLOTS, REHEARSAL)]
+    def _show(self) -> dict[tuple[str, str], dict[str, str]]:
+        keys = [(service.name, slot) for service in self.services for slot in (*SLOTS, REHEARSAL)]
         out = self._systemctl("show", f"--property={','.join(_PROPERTIES)}", *(self._unit(service, slot) for service, slot in keys))
         blocks = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in out.strip().split("\n\n")]
         return {key: {name: block.get(name, "") for name in _PROPERTIES} for key, block in zip(keys, blocks)}
@@ -100,11 +101,11 @@ class SystemdRuntime(Runtime):
     def _systemctl(self, *words: str, ok: Sequence[int] = (0,)) -> str:
         return run(["systemctl", *words], timeout=60, ok=ok).stdout
 
-    def _unit(self, service: Service, slot: str) -> str:
-        return process_name(self.app, service.name, slot) + ".service"
+    def _unit(self, service: str, slot: str) -> str:
+        return process_name(self.app, service, slot) + ".service"
 
     def _unit_file(self, service: Service, slot: str) -> str:
-        return os.path.join(UNITS, self._unit(service, slot))
+        return os.path.join(UNITS, self._unit(service.name, slot))
 
     def _env_file(self, service: Service, slot: str) -> str:
         return os.path.join(self.directory, "slots", f"{slot}.{service.name}.env")

@@ -16,6 +16,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 SLOTS = ("blue", "green")
 REHEARSAL = "rehearsal"
 RUNTIMES = ("pm2", "systemd", "docker", "compose", "swarm")
+KINDS = ("web", "worker")
 # Runtimes whose slots are made of an image instead of the files of a release folder.
 IMAGES = ("docker", "compose", "swarm")
 _NAME = re.compile(r"^[a-z][a-z0-9_]{0,30}\Z")
@@ -35,10 +36,13 @@ class Service:
         Empty where an image knows what it runs.
     :param ports: TCP port by slot, and one for the rehearsal.
     :param instances: processes of it; more than one needs a runtime that lets them share the port.
-    :param mode: PM2's ``cluster`` or ``fork``.
+    :param mode: PM2's ``cluster``, the default, or ``fork``, a worker's.
     :param interpreter: program that runs the entry, below the release folder (``.venv/bin/python``) or absolute; empty for Node.
     :param args: words after the entry; for an image, the command it is started with.
     :param image_port: the port it listens on inside its container; 0 for the same as outside.
+    :param kind: ``web`` answers requests in both slots; a ``worker`` takes jobs from queues or schedules, so it runs in the live slot only
+        and has no ports.
+    :param heartbeat: seconds within which a worker must touch the file that SLUICE_HEARTBEAT names; 0 when it does not.
     """
 
     name: str
@@ -50,6 +54,8 @@ class Service:
     interpreter: str = ""
     args: tuple[str, ...] = ()
     image_port: int = 0
+    kind: str = "web"
+    heartbeat: float = 0.0
 
 
 def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
@@ -68,10 +74,20 @@ def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
             )
     elif not entry or entry.startswith("/") or ".." in entry.split("/") or entry in ("npm", "yarn", "pnpm"):
         raise SluiceError(f"app_services: the entry of {name} must be a file of the release such as server.js, not {entry!r}.", _EXAMPLE)
-    instances, mode, interpreter = str(data.get("instances", 1)), str(data.get("mode", "cluster")), str(data.get("interpreter", ""))
+    kind, heartbeat = str(data.get("kind", "web")), data.get("heartbeat", 0)
+    if kind not in KINDS or not isinstance(heartbeat, (int, float)) or heartbeat < 0 or (heartbeat and kind != "worker"):
+        raise SluiceError(
+            f"app_services: {name} is a {kind!r} with the heartbeat {heartbeat!r}; it must be web, or worker with a heartbeat of some seconds or 0.",
+            "Example: {name: jobs, kind: worker, entry: worker.js, heartbeat: 10}",
+        )
+    instances, mode, interpreter = (
+        str(data.get("instances", 1)),
+        str(data.get("mode", "fork" if kind == "worker" else "cluster")),
+        str(data.get("interpreter", "")),
+    )
     if not instances.isdigit() or int(instances) < 1 or mode not in ("cluster", "fork"):
         raise SluiceError(f"app_services: {name} needs instances of 1 or more and the mode cluster or fork, not {instances!r} and {mode!r}.", _EXAMPLE)
-    shares = (runtime == "pm2" and mode == "cluster" and not interpreter) or runtime == "swarm"
+    shares = kind == "worker" or (runtime == "pm2" and mode == "cluster" and not interpreter) or runtime == "swarm"
     if int(instances) > 1 and not shares:
         raise SluiceError(
             f"app_services: {instances} instances of {name} cannot share one port: only Node in PM2's mode cluster and a swarm's services can.",
@@ -83,13 +99,15 @@ def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
     return Service(
         name,
         entry,
-        _ports(name, data.get("ports") or {}),
+        {} if kind == "worker" else _ports(name, data.get("ports") or {}),
         int(instances),
         mode,
         str(data.get("health_path", "/api/health")),
         interpreter,
         tuple(map(str, args)),
         _image_port(name, data.get("image_port") or 0),
+        kind,
+        float(heartbeat),
     )
 
 
@@ -130,6 +148,8 @@ class Plan:
     :param services: what to start; a rehearsal starts one process of each.
     :param release: id of the release.
     :param image: image of a runtime that starts containers, by digest; empty for the others.
+    :param role: ``canary``, ``live`` or ``rehearsal``: what the processes are when they are started.
+    :param heartbeats: folder of the files that workers touch.
     """
 
     slot: str
@@ -140,19 +160,28 @@ class Plan:
     services: Sequence[Service]
     release: str = ""
     image: str = ""
+    role: str = "canary"
+    heartbeats: str = ""
 
     def environment(self, service: Service, contained: bool = False) -> dict[str, str]:
         """Return the environment of one process: the operator's file, and what the slot adds to it.
 
         :param contained: whether it has a network of its own, whose port is published as the slot's on the host.
         """
-        host, port = ("0.0.0.0", self.inside(service)) if contained else ("127.0.0.1", service.ports[self.slot])
-        added = {"HOST": host, "PORT": str(port), "SLUICE_SLOT": self.slot, "SLUICE_RELEASE": self.release}
+        web = service.kind == "web"
+        port = self.inside(service) if contained else service.ports.get(self.slot, 0)
+        own = {"PORT": str(port)} if web else {"SLUICE_HEARTBEAT": self.heartbeat(service)}
+        host = "0.0.0.0" if contained else "127.0.0.1"
+        added = {"HOST": host, **own, "SLUICE_SLOT": self.slot, "SLUICE_ROLE": self.role, "SLUICE_RELEASE": self.release}
         return {**self.env, **added, "NODE_ENV": "production"}
 
     def inside(self, service: Service) -> int:
-        """Return the port a service listens on inside its container."""
-        return service.image_port or service.ports[self.slot]
+        """Return the port a service listens on inside its container; 0 for a worker."""
+        return service.image_port or service.ports.get(self.slot, 0)
+
+    def heartbeat(self, service: Service) -> str:
+        """Return the file a worker touches while it works."""
+        return posixpath.join(self.heartbeats, f"{self.slot}.{service.name}.heartbeat")
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,17 @@ def compose_text(app: str, plan: Plan, network: str, log: Mapping[str, Any]) -> 
     contained = network != HOST_NETWORK
     services: dict[str, Any] = {}
     for service in plan.services:
-        port = {"target": plan.inside(service), "published": str(service.ports[plan.slot]), "host_ip": "127.0.0.1", "protocol": "tcp"}
-        outside = {"ports": [port], "extra_hosts": ["host.docker.internal:host-gateway"]} if contained else {"network_mode": HOST_NETWORK}
+        published = [
+            {"target": plan.inside(service), "published": str(port), "host_ip": "127.0.0.1", "protocol": "tcp"}
+            for port in [service.ports.get(plan.slot)]
+            if port
+        ]
+        outside = {"ports": published, "extra_hosts": ["host.docker.internal:host-gateway"]} if contained else {"network_mode": HOST_NETWORK}
         services[service.name] = {
             **_common(app, plan, service, contained),
             "pull_policy": "never",
             "restart": "no",
+            "scale": service.instances,
             "logging": dict(log),
             **outside,
         }
@@ -64,13 +69,13 @@ def stack_text(app: str, plan: Plan, network: str, log: Mapping[str, Any]) -> st
     contained = network != HOST_NETWORK
     services: dict[str, Any] = {}
     for service in plan.services:
-        if service.instances > 1 and not contained:
+        if service.instances > 1 and not contained and service.ports:
             raise SluiceError(
                 f"app_services: {service.instances} instances of {service.name} cannot share a port of the host's network.",
                 "Set instances to 1, or slot_docker_network to an overlay network.",
             )
         mode = "ingress" if service.instances > 1 else "host"
-        port = {"target": plan.inside(service), "published": service.ports[plan.slot], "protocol": "tcp", "mode": mode}
+        published = [{"target": plan.inside(service), "published": port, "protocol": "tcp", "mode": mode} for port in [service.ports.get(plan.slot)] if port]
         services[service.name] = {
             **_common(app, plan, service, contained),
             "logging": dict(log),
@@ -79,7 +84,7 @@ def stack_text(app: str, plan: Plan, network: str, log: Mapping[str, Any]) -> st
                 "restart_policy": {"condition": "any", "delay": "1s"},
                 "labels": {"sluice.app": app, "sluice.slot": plan.slot},
             },
-            **({"ports": [port]} if contained else {}),
+            **({"ports": published} if contained else {}),
             **({"networks": ["given"]} if network else {}),
         }
     joined = {"networks": {"given": {"name": network, "external": True}}} if network else {}
@@ -93,6 +98,7 @@ def _common(app: str, plan: Plan, service: Service, contained: bool) -> dict[str
         "init": True,
         "environment": {name: _escaped(value) for name, value in sorted(plan.environment(service, contained).items())},
         "stop_grace_period": f"{STOP_SECONDS}s",
+        **({"volumes": [{"type": "bind", "source": plan.heartbeats, "target": plan.heartbeats}]} if service.kind == "worker" and plan.heartbeats else {}),
         **({"command": [_escaped(word) for word in service.args]} if service.args else {}),
     }
 

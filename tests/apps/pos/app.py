@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -110,10 +110,12 @@ async def socket(connection: WebSocket):
 
 
 def worker():
-    """Write a heartbeat each second; the worker answers for itself on PORT, as the web does."""
-    slot = os.environ.get("SLUICE_SLOT", "")
+    """Write a heartbeat each second, to the database and to the file that the slot names."""
+    slot, beat = os.environ.get("SLUICE_SLOT", ""), os.environ.get("SLUICE_HEARTBEAT", "")
     while True:
         ask("INSERT INTO heartbeats (slot, seen) VALUES (%s, now()) ON CONFLICT (slot) DO UPDATE SET seen = excluded.seen", slot)
+        if beat:
+            Path(beat).touch()
         time.sleep(1)
 
 
@@ -123,5 +125,6 @@ def serve():
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["worker"]:
-        threading.Thread(target=worker, daemon=True).start()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        worker()
     serve()

@@ -6,7 +6,13 @@
 from __future__ import annotations
 
 import os
+import time
 import urllib.request
 
-host = os.environ.get("HOST", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")
-urllib.request.urlopen(f"http://{host}:{os.environ.get('PORT', '8000')}/api/v1/health", timeout=2)
+beat = os.environ.get("SLUICE_HEARTBEAT")
+if beat:
+    if time.time() - os.stat(beat).st_mtime > 10:
+        raise SystemExit("the worker has stopped")
+else:
+    host = os.environ.get("HOST", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")
+    urllib.request.urlopen(f"http://{host}:{os.environ.get('PORT', '8000')}/api/v1/health", timeout=2)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = (
-    ".gitignore", "package.json", "package-lock.json", "server.js", "wallet.js", "pages.js", "requests.js", "webhook.js", "shutdown.js",
+    ".gitignore", "package.json", "package-lock.json", "server.js", "worker.js", "wallet.js", "pages.js", "requests.js", "webhook.js", "shutdown.js",
     "migrations/0001_wallet.sql", "public/wallet.css",
 )
 # Tag, the tag it stands on, and the subject of its commit.
@@ -32,6 +32,7 @@ VERSIONS = (
     ("v1.5.0-dead", "v1.0.0", "New session store"),
     ("v1.6.0-sick", "v1.0.0", "Deeper health"),
     ("v1.7.0-restless", "v1.0.0", "Give memory back"),
+    ("v1.8.0-workshy", "v1.0.0", "Lock the queue"),
 )
 CHECKED_OUT = "v1.0.0"
 

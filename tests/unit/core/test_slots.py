@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import runtime_systemd
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_pm2 import ecosystem
 from ansible_collections.sluice.deploy.plugins.module_utils.core import slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -78,6 +79,7 @@ def test_the_process_file_has_absolute_paths_and_the_slots_own_port() -> None:
         "KEY": "k",
         "HOST": "127.0.0.1",
         "SLUICE_SLOT": "green",
+        "SLUICE_ROLE": "canary",
         "SLUICE_RELEASE": "v2-1",
         "NODE_ENV": "production",
     }
@@ -112,3 +114,43 @@ def test_instances_and_mode_are_checked(change: dict[str, object]) -> None:
     data = {"name": "web", "entry": "server.js", "ports": {"blue": 3001, "green": 3002, "rehearsal": 3003}, **change}
     with pytest.raises(SluiceError, match=r"web needs instances of 1 or more and the mode cluster or fork"):
         slots.service_from(data)
+
+
+def test_a_worker_has_a_heartbeat_and_no_port() -> None:
+    worker = slots.service_from({"name": "jobs", "kind": "worker", "entry": "worker.js", "heartbeat": 10, "instances": 2})
+    assert (worker.ports, worker.mode, worker.heartbeat) == ({}, "fork", 10.0)
+    env = Plan("blue", "v2", "ab", "/r", {}, [worker], "r", role="live", heartbeats="/srv/wallet/slots").environment(worker)
+    assert (env["SLUICE_ROLE"], env["SLUICE_HEARTBEAT"], "PORT" in env) == ("live", "/srv/wallet/slots/blue.jobs.heartbeat", False)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "change", "words"),
+    [
+        ("systemd", {"instances": 2}, "2 instances of web cannot share one port: only Node in PM2's mode cluster and a swarm's services can."),
+        ("pm2", {"instances": 2, "interpreter": ".venv/bin/python"}, "2 instances of web cannot share one port"),
+        ("pm2", {"instances": 2, "mode": "fork"}, "2 instances of web cannot share one port"),
+        ("compose", {}, "web has the entry 'server.js', but its image knows what it runs."),
+        ("docker", {"entry": "", "image_port": "http"}, "image_port of web must be the TCP port its container listens on, not 'http'."),
+        ("pm2", {"args": "--fast"}, "args of web must be a list of words, not '--fast'."),
+    ],
+)
+def test_what_a_runtime_cannot_do_is_refused(runtime: str, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(SluiceError) as caught:
+        slots.service_from({"name": "web", "entry": "server.js", "ports": PORTS, **change}, runtime)
+    assert words in str(caught.value)
+
+
+def test_an_interpreter_runs_the_entry_from_the_release() -> None:
+    service = slots.service_from({"name": "api", "entry": "manage.py", "interpreter": ".venv/bin/python", "args": ["serve", 1], "ports": PORTS})
+    (process,) = ecosystem("pos", Plan("blue", "v2", "ab", "/srv/pos/releases/v2-ab", {}, [service]), "/l")["apps"]
+    assert (process["interpreter"], process["script"]) == ("/srv/pos/releases/v2-ab/.venv/bin/python", "/srv/pos/releases/v2-ab/manage.py")
+    assert (process["args"], process["exec_mode"], process["wait_ready"]) == (["serve", "1"], "fork", False)
+
+
+def test_a_unit_holds_no_value_and_quotes_what_systemd_would_expand() -> None:
+    service = slots.service_from({"name": "web", "entry": "server.js", "args": ["--rate=5%", "$HOME", 'a "b"'], "ports": PORTS}, "systemd")
+    plan = Plan("green", "v2", "ab", "/srv/wallet/releases/v2-ab", {"KEY": "hush"}, [service])
+    text = runtime_systemd.unit("wallet", plan, service, "/usr/bin/node", "/srv/wallet/slots/green.web.env", "wallet")
+    assert "hush" not in text
+    assert 'ExecStart="/usr/bin/node" "/srv/wallet/releases/v2-ab/server.js" "--rate=5%%" "$$HOME" "a \\"b\\""' in text
+    assert runtime_systemd.env_file({"KEY": 'a"b$c`d\\e'}) == 'KEY="a\\"b\\$c\\`d\\\\e"\n'
