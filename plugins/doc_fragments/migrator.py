@@ -37,6 +37,21 @@ options:
     description: Folders of the tool's programs, separated by colons, put before those of the host.
     type: str
     default: ''
+  container:
+    description:
+      - Run the tool in a container of the image that the release is started from, with its working directory, instead of on the host.
+        Each variable is handed on by name, so no value is in an argument. SQL files need no tool, so for them it means nothing.
+    type: bool
+    default: false
+  docker_command:
+    description: How Docker's command line is called for O(container), as a list of words.
+    type: list
+    elements: str
+    default: [docker]
+  docker_network:
+    description: Network that O(container) joins; V(host) reaches a database on this host's loopback. Empty for Docker's default.
+    type: str
+    default: ''
   table:
     description: Version table of V(sql), with or without its schema. It is made with the first migration.
     type: str

@@ -265,7 +265,7 @@ class Host:
         version, commit = self.params["version"], self.params["commit"]
         folder = slots.release_folder(self.directory, version, commit)
         role = "rehearsal" if slot == slots.REHEARSAL else "canary"
-        return Plan(slot, version, commit, folder, env or {}, self.web, self.params["release"], role=role)
+        return Plan(slot, version, commit, folder, env or {}, self.web, self.params["release"], self.runtime.image(folder), role)
 
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
@@ -431,7 +431,8 @@ def started(host: Host, check: bool) -> bool:
     params = host.params
     folder = slots.release_folder(host.directory, params["version"], params["commit"])
     env = host.environment()
-    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16]}
+    image = host.runtime.image(folder)
+    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16], **({"image": image} if image else {})}
     before = host.held()[host.slot]
     same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
     if same and host.answers(host.slot, params["version"]):

@@ -37,6 +37,9 @@ class World:
     :param tools: folder with PM2 and npm's cache, shared by several worlds of a test run.
     """
 
+    app = "wallet"
+    history = "tests/apps/wallet/history.py"
+
     def __init__(self, folder: Path, tools: Path | None = None, say: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder.resolve()
         self.tools = (tools or folder / "tools").resolve()
@@ -92,12 +95,9 @@ class World:
         self._write_facts()
         self._write_nginx()
         self._start_postgres()
-        self._run([sys.executable, str(CHECKOUT / "tests/apps/wallet/history.py"), self.facts["repository"]])
-        if not (self.folder / "edge/wallet/config").exists():
-            self.say("v0.9.9 as the first live version, on PM2")
-            # The database is filled after the first migration, and nginx started after the first rendering.
-            self._run(self.playbook("first", "-e", "release_version=v0.9.9", "-e", '{"app_smoke": [], "edge_nginx_running": "optional"}'), cwd=CHECKOUT)
-            self.psql((CHECKOUT / "tests/apps/wallet/seed.sql").read_text(encoding="utf-8"))
+        self._run([sys.executable, str(CHECKOUT / self.history), self.facts["repository"]])
+        if not (self.folder / "edge" / self.app / "config").exists():
+            self.first()
         if not listening(self.facts["ports"]["blue"]) and not listening(self.facts["ports"]["green"]):
             self.say("the saved processes, on PM2")
             subprocess.run([*self.facts["pm2_command"], "resurrect"], env=self._pm2_env(), capture_output=True, timeout=60, check=False)
@@ -105,6 +105,13 @@ class World:
             self.say(f"nginx as the edge, on {self.url}")
             self._run(self.facts["nginx_command"])
             self._await_port(self.facts["ports"]["public"], "nginx")
+
+    def first(self) -> None:
+        """Bring the first version live."""
+        self.say("v0.9.9 as the first live version, on PM2")
+        # The database is filled after the first migration, and nginx started after the first rendering.
+        self._run(self.playbook("first", "-e", "release_version=v0.9.9", "-e", '{"app_smoke": [], "edge_nginx_running": "optional"}'), cwd=CHECKOUT)
+        self.psql((CHECKOUT / "tests/apps/wallet/seed.sql").read_text(encoding="utf-8"))
 
     def down(self) -> None:
         """End everything that was started here, each by its own pid."""
@@ -263,10 +270,10 @@ http {{
     fastcgi_temp_path tmp/fastcgi;
     uwsgi_temp_path tmp/uwsgi;
     scgi_temp_path tmp/scgi;
-    include {edge}/wallet/config/http.conf;
+    include {edge}/{self.app}/config/http.conf;
     server {{
         listen 127.0.0.1:{port};
-        include {edge}/wallet/config/server.conf;
+        include {edge}/{self.app}/config/server.conf;
     }}
 }}
 """,

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import process
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import images, process
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.docker import handed_on
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.migrator_command import Command
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pg_guards import Step
@@ -55,6 +57,9 @@ def argument_spec(**more: dict[str, Any]) -> dict[str, Any]:
         "commands": {"type": "dict", "default": {}},
         "tool_env_var": {"type": "str"},
         "path": {"type": "str", "default": ""},
+        "container": {"type": "bool", "default": False},
+        "docker_command": {"type": "list", "elements": "str", "default": ["docker"]},
+        "docker_network": {"type": "str", "default": ""},
         "table": {"type": "str", "default": "sluice_migrations"},
         "release_id": {"type": "str", "default": ""},
         "lock_timeout_ms": {"type": "int", "default": 300},
@@ -81,7 +86,20 @@ def open_migrator(
     variable = params["tool_env_var"] or params["env_var"]
     url = pgurl.with_database(clients.url.text, copy) if copy else clients.url.text
     values = {**dotenv.parse(read_text(params["env_file"]) or ""), variable: url}
-    return Command(session, clients, migrators.tool_from(name, params["commands"]), params["directory"], values, params["path"], deadline, note)
+    tool = migrators.tool_from(name, params["commands"])
+    if params["container"]:
+        tool = replace(tool, program=_in_container(params, values, tool.program))
+    return Command(session, clients, tool, params["directory"], values, params["path"], deadline, note)
+
+
+def _in_container(params: Mapping[str, Any], values: Mapping[str, str], program: Sequence[str]) -> tuple[str, ...]:
+    """Return the words that run a tool in a container of the release's own image, where it is installed."""
+    image = images.recorded(params["directory"])
+    if not image:
+        raise SluiceError(
+            f"No image is recorded for the release that {params['directory']} belongs to.", "Run the slot's prepared state first, with app_image set."
+        )
+    return tuple(images.one_off(params["docker_command"], params["docker_network"], image, [*handed_on(values), "PGAPPNAME"], program))
 
 
 def squawk(sql: Mapping[str, str], server_major: int, params: Mapping[str, Any], folder: str) -> list[str] | None:

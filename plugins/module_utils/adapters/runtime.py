@@ -36,6 +36,10 @@ class Runtime(ABC):
         """
         return []
 
+    def image(self, folder: str) -> str:
+        """Return the image that the release in ``folder`` is started from; empty for a runtime that starts its files."""
+        return ""
+
     @abstractmethod
     def start(self, plan: Plan) -> None:
         """Order the services of a plan, none of which runs. Returns when the order is taken, which proves nothing."""

@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime import Runtime
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_compose import ComposeRuntime
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_container import Engine
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_docker import DockerRuntime
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_pm2 import Pm2Runtime
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_swarm import SwarmRuntime
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_systemd import SystemdRuntime
-from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.image_names import wanted_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import RUNTIMES, Service
 
 # The options of a module that asks a runtime, as in the doc fragment C(runtime).
@@ -21,6 +25,23 @@ ARGUMENTS: dict[str, Any] = {
     "pm2_home": {"type": "path"},
     "path": {"type": "str", "default": ""},
     "user": {"type": "str", "default": ""},
+    "docker_command": {"type": "list", "elements": "str", "default": ["docker"]},
+    "docker_network": {"type": "str", "default": ""},
+    "docker_log_driver": {"type": "str", "default": "local"},
+    "compose_command": {"type": "list", "elements": "str", "default": ["docker", "compose"]},
+    "compose_file": {"type": "str", "default": ""},
+    "image": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            "name": {"type": "str", "default": ""},
+            "archive": {"type": "str", "default": ""},
+            "sha256": {"type": "str", "default": ""},
+            "build": {"type": "str", "default": ""},
+            "user": {"type": "str", "default": ""},
+            "password": {"type": "str", "default": "", "no_log": True},
+        },
+    },
 }
 
 
@@ -31,4 +52,8 @@ def runtime_from(params: Mapping[str, Any], services: Sequence[Service]) -> Runt
         return Pm2Runtime(app, directory, services, path, params["pm2_command"], params["pm2_home"] or "")
     if kind == "systemd":
         return SystemdRuntime(app, directory, services, path, params["user"])
-    raise SluiceError(f"app_runtime: {kind} is not there yet.", "Set it to pm2 or systemd.")
+    given = params["image"] or {}
+    engine = Engine(params["docker_command"], params["docker_network"], params["docker_log_driver"], wanted_from(given))
+    if kind == "compose":
+        return ComposeRuntime(app, directory, services, path, engine, params["compose_command"], params["compose_file"])
+    return {"docker": DockerRuntime, "swarm": SwarmRuntime}[kind](app, directory, services, path, engine)

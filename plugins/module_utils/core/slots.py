@@ -163,11 +163,21 @@ class Plan:
     role: str = "canary"
     heartbeats: str = ""
 
-    def environment(self, service: Service) -> dict[str, str]:
-        """Return the environment of one process: the operator's file, and what the slot adds to it."""
-        own = {"PORT": str(service.ports[self.slot])} if service.kind == "web" else {"SLUICE_HEARTBEAT": self.heartbeat(service)}
-        added = {"HOST": "127.0.0.1", **own, "SLUICE_SLOT": self.slot, "SLUICE_ROLE": self.role, "SLUICE_RELEASE": self.release}
+    def environment(self, service: Service, contained: bool = False) -> dict[str, str]:
+        """Return the environment of one process: the operator's file, and what the slot adds to it.
+
+        :param contained: whether it has a network of its own, whose port is published as the slot's on the host.
+        """
+        web = service.kind == "web"
+        port = self.inside(service) if contained else service.ports.get(self.slot, 0)
+        own = {"PORT": str(port)} if web else {"SLUICE_HEARTBEAT": self.heartbeat(service)}
+        host = "0.0.0.0" if contained else "127.0.0.1"
+        added = {"HOST": host, **own, "SLUICE_SLOT": self.slot, "SLUICE_ROLE": self.role, "SLUICE_RELEASE": self.release}
         return {**self.env, **added, "NODE_ENV": "production"}
+
+    def inside(self, service: Service) -> int:
+        """Return the port a service listens on inside its container; 0 for a worker."""
+        return service.image_port or service.ports.get(self.slot, 0)
 
     def heartbeat(self, service: Service) -> str:
         """Return the file a worker touches while it works."""
