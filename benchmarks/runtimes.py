@@ -42,7 +42,7 @@ from tests.sandbox import engine
 from tests.sandbox.app_host import AppHost
 from tests.sandbox.world import World
 
-ROUNDS = 7
+ROUNDS = 5
 PASSES = 3
 
 

@@ -61,9 +61,8 @@ options:
     type: str
     default: ''
   image:
-    description: Where the image of a release comes from; one of C(name), C(archive) and C(build). Empty on a host that starts nothing.
+    description: Where the image of a release comes from; one of C(name), C(archive) and C(build). Not needed where nothing is prepared.
     type: dict
-    default: {}
     suboptions:
       name:
         description: An image in a registry, with its digest, such as V(registry.example.org/wallet@sha256:...).

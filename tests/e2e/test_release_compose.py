@@ -1,7 +1,7 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Python app released from images by compose, with Alembic in a container: a good version, a bad one, and the way back."""
+"""A Python app released from images by compose, with Alembic in a container: a good version, the way back, and a bad one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def seen(world: Till, path: str = "/api/v1/health") -> dict[str, Any]:
     return said
 
 
-def test_a_release_a_bad_one_and_the_way_back(world: Till, play: Callable[..., Run], load: Load) -> None:
+def test_a_release_the_way_back_and_a_bad_one(world: Till, play: Callable[..., Run], load: Load) -> None:
     assert world.psql("SELECT version_num FROM alembic_version") == "0001"
 
     good = play("release", release_version="v1.0.0", **QUICK)
@@ -66,22 +66,22 @@ def test_a_release_a_bad_one_and_the_way_back(world: Till, play: Callable[..., R
     assert world.psql("SELECT version_num FROM alembic_version") == "0002"
     parts = seen(world, "/api/v1/health/detailed")["components"]
     assert (parts["database"]["status"], parts["worker"]["status"]) == ("ok", "ok")
+    assert (
+        engine.docker("ps", "--format", '{{.Label "sluice.slot"}}', "--filter", f"label=sluice.app={world.app}", "--filter", "label=sluice.service=worker")
+        == "green"
+    )
     # The warm slot keeps running; the copy that was rehearsed on does not.
     slots = set(engine.docker("ps", "--format", '{{.Label "sluice.slot"}}', "--filter", f"label=sluice.app={world.app}").split())
     assert slots == {"blue", "green"}
 
+    back = play("rollback")
+    assert back.rc == 0, back.text[-3000:]
+    assert (seen(world)["slot"], seen(world)["version"]) == ("blue", "v0.9.0")
+
     bad = play("release", release_version="v1.1.0-bad", **QUICK)
     assert bad.rc != 0
     assert report(world)["result"] == "rolled_back", bad.text[-4000:]
-    assert seen(world)["version"] == "v1.0.0"
+    assert seen(world)["version"] == "v0.9.0"
 
     counts = load.seen()["requests"]
     assert counts["total"] > 500 and counts["failed"] == 0, counts
-
-
-def test_a_rollback_goes_back_at_once(world: Till, play: Callable[..., Run]) -> None:
-    assert play("release", release_version="v1.0.0", **{**QUICK, "canary_accept_blind": True}).rc in (0, 1, 2)
-    before = seen(world)["slot"]
-    done = play("rollback")
-    assert done.rc == 0, done.text[-3000:]
-    assert seen(world)["slot"] != before

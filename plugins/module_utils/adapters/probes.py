@@ -25,6 +25,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import s
 from ansible_collections.sluice.deploy.plugins.module_utils.core.smoke import READ, Case, Step, filled, harvest, secrets_of, waits_for
 
 _SHORTEST = 0.5  # an answer that is asked for right before the deadline still gets this long
+# What is healthy sooner needs no question why it is not.
+_FIRST_SECONDS = 1.0
 _GRACE = 0.2
 
 
@@ -134,13 +136,17 @@ def observe(
 
 def _wait(threads: Sequence[threading.Thread], end: float, interval: float, given_up: Callable[[], str]) -> str:
     """Wait until all threads are done; return why not, when ``given_up`` said so or the time is over."""
+    rest = max(interval, _FIRST_SECONDS)
     while True:
-        pause = min(time.monotonic() + max(interval, 0.01), end)
+        pause = min(time.monotonic() + rest, end)
         for thread in threads:
             thread.join(max(0.0, pause - time.monotonic()))
         if not any(thread.is_alive() for thread in threads):
             return ""
+        asked = time.monotonic()
         reason = given_up()
+        # To ask a process manager costs processor time that what starts needs itself: no more than a fifth of the wait.
+        rest = max(rest, 4 * (time.monotonic() - asked))
         if reason or time.monotonic() >= end:
             last = time.monotonic() + (_GRACE if reason else _SHORTEST + _GRACE)
             for thread in threads:

@@ -84,9 +84,10 @@ class ContainerRuntime(Runtime):
     def stop(self, slot: str, services: Sequence[Service]) -> None:
         self._known = None
         names = {service.name for service in services}
-        held = [container for container in self._held(slot) if _label(container, "service") in names]
-        if held and len(held) < len(self._held(slot)):
-            self._end(held)
+        there = self._held(slot)
+        mine = [container for container in there if _label(container, "service") in names]
+        if len(mine) < len(there):
+            self._end(mine)
         else:
             self._clear(slot)
         self._known = None

@@ -19,6 +19,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import RE
 from ansible_collections.sluice.deploy.plugins.module_utils.core.stacks import stack_name, stack_text
 
 _GONE_SECONDS = 60.0
+_ENDED = ("Complete", "Failed", "Rejected")
+_NO_ERROR = "by itself, or by the swarm because its HEALTHCHECK says it is unhealthy"
 _EXIT = re.compile(r"non-zero exit \((\d+)\)")
 
 
@@ -74,8 +76,8 @@ class SwarmRuntime(ContainerRuntime):
         self.processes(again=True)
         names = {service.name for service in services}
         mine = [task for task in self._known or () if task["slot"] == slot and task["service"] in names]
-        failed = next((task for task in mine if task["Error"] and not task["running"]), None)
-        return f"{failed['service']} ended: {failed['Error']}" if failed else ""
+        ended = next((task for task in mine if task["ended"]), None)
+        return f"{ended['service']} ended: {ended['Error'] or _NO_ERROR}" if ended else ""
 
     def logs(self, slot: str) -> str:
         services = sorted({task["service"] for task in self._tasks(slot)})
@@ -119,7 +121,8 @@ def _filter(slot: str, app: str) -> list[str]:
 def _task(shown: dict[str, Any], stack: str, slot: str) -> dict[str, Any]:
     name = shown["Name"].rpartition(".")[0][len(stack) + 1 :]
     # It is "starting" until the image's HEALTHCHECK has passed once.
-    return {**shown, "slot": slot, "service": name, "running": shown["CurrentState"].startswith(("Running", "Starting"))}
+    state = shown["CurrentState"]
+    return {**shown, "slot": slot, "service": name, "running": state.startswith(("Running", "Starting")), "ended": state.startswith(_ENDED)}
 
 
 def _processes(slot: str, tasks: list[dict[str, Any]]) -> list[Process]:
@@ -127,7 +130,7 @@ def _processes(slot: str, tasks: list[dict[str, Any]]) -> list[Process]:
     found = []
     for name in sorted({task["Name"] for task in tasks}):
         mine = [task for task in tasks if task["Name"] == name]
-        failed = [task for task in mine if task["Error"] and not task["running"]]
+        failed = [task for task in mine if task["ended"]]
         code = _EXIT.search(failed[0]["Error"]) if failed else None
         restarts = len(failed) - (0 if any(task["running"] for task in mine) else 1)
         found.append(Process(mine[0]["service"], slot, any(task["running"] for task in mine), max(0, restarts), int(code.group(1)) if code else 0))

@@ -32,7 +32,6 @@ ARGUMENTS: dict[str, Any] = {
     "compose_file": {"type": "str", "default": ""},
     "image": {
         "type": "dict",
-        "default": {},
         "options": {
             "name": {"type": "str", "default": ""},
             "archive": {"type": "str", "default": ""},
@@ -52,8 +51,7 @@ def runtime_from(params: Mapping[str, Any], services: Sequence[Service]) -> Runt
         return Pm2Runtime(app, directory, services, path, params["pm2_command"], params["pm2_home"] or "")
     if kind == "systemd":
         return SystemdRuntime(app, directory, services, path, params["user"])
-    given = params["image"] or {}
-    engine = Engine(params["docker_command"], params["docker_network"], params["docker_log_driver"], wanted_from(given))
+    engine = Engine(params["docker_command"], params["docker_network"], params["docker_log_driver"], wanted_from(params["image"] or {}))
     if kind == "compose":
         return ComposeRuntime(app, directory, services, path, engine, params["compose_command"], params["compose_file"])
     return {"docker": DockerRuntime, "swarm": SwarmRuntime}[kind](app, directory, services, path, engine)
