@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.sluice.deploy.plugins.module_utils.core import inputs, provisioning
 
-from tests.sandbox.world import CHECKOUT
+CHECKOUT = Path(__file__).resolve().parents[3]
 
 SPECS = yaml.safe_load((CHECKOUT / "roles/provision/meta/argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]["main"]["options"]
 SHA = "0123456789abcdef" * 4
