@@ -72,6 +72,8 @@ def hosts() -> Iterator[None]:
 @pytest.mark.usefixtures("hosts")
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str) -> None:
+    # Molecule remembers for all scenarios at once that the hosts were prepared.
+    _molecule("reset", "-s", scenario)
     try:
         said = _molecule("test", "-s", scenario, "--destroy", "never")
     except pytest.fail.Exception as failure:

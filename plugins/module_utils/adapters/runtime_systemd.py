@@ -139,7 +139,8 @@ def unit(app: str, plan: Plan, service: Service, program: str, variables: str, u
             f"EnvironmentFile={variables}",
             f"ExecStart={' '.join(map(_word, words))}",
             "Restart=on-failure",
-            "RestartSec=1",
+            # Long enough that a version that ends at once is seen with its exit code.
+            "RestartSec=2",
             "TimeoutStopSec=8",
             "NoNewPrivileges=yes",
             "PrivateTmp=yes",
