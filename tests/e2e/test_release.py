@@ -54,9 +54,10 @@ def schema(world: World) -> str:
 
 
 def snapshot(world: World) -> tuple[Any, ...]:
-    """Return everything a refused run must leave alone."""
+    """Return everything a refused run must leave alone; what it had built lies in the quarantine."""
     processes = sorted((entry["name"], entry["pid"]) for entry in world.pm2())
-    return served(world), traffic(world), schema(world), processes, sorted(os.listdir(Path(world.facts["app"], "releases")))
+    releases = sorted(name for name in os.listdir(Path(world.facts["app"], "releases")) if name != ".failed")
+    return served(world), traffic(world), schema(world), processes, releases
 
 
 def lease(world: World) -> dict[str, Any]:
