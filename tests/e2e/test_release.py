@@ -408,6 +408,7 @@ def test_a_second_run_is_told_who_holds_the_app(world: World, play: Play, load: 
     assert_lossless(load, world)
 
 
+@pytest.mark.timeout(600)
 def test_a_release_cut_at_every_phase_goes_on(world: World, play: Play, load: Load) -> None:
     """One release, killed in each of its phases, resumed each time with its id, and promoted in the end."""
     if served(world)[0] == "v1.0.0":
