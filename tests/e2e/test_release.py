@@ -240,7 +240,7 @@ def test_a_version_that_fails_some_requests_is_taken_back(world: World, play: Pl
 
 def test_a_slow_version_is_taken_back(world: World, play: Play, load: Load) -> None:
     steps = [{"percent": 50, "min": 4, "max": 10, "then": "rollback"}, {"percent": 100, "min": 2, "max": 5, "then": "rollback"}]
-    done, run = caught(world, play, load, "v1.4.0-slow", canary_steps=steps)
+    done, run = caught(world, play, load, "v1.4.0-slow", canary_steps=steps, canary_limits={})
     assert "p95" in done["reason"]
 
 
