@@ -37,5 +37,8 @@ def test_a_task_that_ran_is_recorded_and_one_that_was_skipped_is_not(tmp_path: P
 
 def test_what_can_run_is_found_in_blocks_and_what_is_only_read_in_is_not(tmp_path: Path) -> None:
     path = tmp_path / "main.yml"
-    path.write_text("---\n- name: Several\n  block:\n    - name: One\n      debug:\n  always:\n    - name: Two\n      debug:\n- import_tasks: other.yml\n- include_tasks: o.yml\n")
+    path.write_text(
+        "---\n- name: Several\n  block:\n    - name: One\n      debug:\n  always:\n    - name: Two\n      debug:\n"
+        "- import_tasks: other.yml\n- include_tasks: other.yml\n"
+    )
     assert list(ran.tasks(path)) == [(4, "One"), (7, "Two"), (10, "")]
