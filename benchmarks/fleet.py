@@ -75,10 +75,10 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.variables: dict[str, Any] = {
-            "scenario_folder": str(folder),
             # Where it lies by default: what is written down costs no module then.
             "release_ledger_host": "localhost",
             "release_ledger_directory": str(folder / "ledger"),
+            "release_report_directory": str(folder / "reports"),
             "canary_accept_blind": True,
         }
         self.inventories = {}

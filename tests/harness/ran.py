@@ -19,7 +19,7 @@ PAGE = CHECKOUT / "docs" / "coverage.md"
 _STATIC = ("import_tasks", "import_role", "meta")
 # Why nothing here runs them, by the beginning of their place.
 WHY = {
-    "roles/provision/tasks/docker.yml": "installs Docker's engine from the distribution: a test host has no network of its own",
+    "roles/provision/tasks/docker.yml": "starts an engine, which a test host that is a container itself may not",
     "roles/provision/tasks/node_nodesource.yml": "asks the repository of NodeSource, which a test must not depend on",
     "roles/provision/tasks/repository.yml": "asks a repository that somebody else runs",
 }

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 
 
-def _molecule(*arguments: str, deadline: float = 900) -> str:
+def _molecule(*arguments: str, deadline: float = 1500) -> str:
     return run(["molecule", *arguments], deadline=deadline, **ENVIRONMENT)
 
 
