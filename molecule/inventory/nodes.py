@@ -11,7 +11,7 @@ import os
 import subprocess
 from pathlib import Path
 
-NODES = ["sluice-node1"]  # with all that a release needs
+NODES = ["sluice-edge1", "sluice-edge2", "sluice-app1", "sluice-app2", "sluice-db1"]  # with all that a release needs, whatever each is used for
 BARE = ["sluice-bare1"]  # with nothing but Python and SSH
 IMAGES = {
     **dict.fromkeys(NODES, os.environ.get("SLUICE_TEST_IMAGE") or "sluice-test:debian12"),

@@ -31,6 +31,12 @@ options:
     description: Folder put before PATH for the runtime and the build, so that C(node) is the one meant.
     type: str
     default: ''
+  listen:
+    description:
+      - IP address of this host that the slots' services listen on, given to them as E(HOST), and where they are probed. A rehearsal stays on 127.0.0.1.
+      - A container of its own network is published there instead.
+    type: str
+    default: 127.0.0.1
   user:
     description: User that the processes of V(systemd) run as. Default is the one the module runs as.
     type: str
@@ -42,8 +48,8 @@ options:
     default: [docker]
   docker_network:
     description:
-      - Network that the containers join. With V(host) the app listens on E(PORT) of E(HOST) (127.0.0.1) itself, and reaches what this host's loopback serves.
-      - Empty is the runtime's default, and any other name is a network that is there. Then the container's port is published on 127.0.0.1, and the name
+      - Network that the containers join. With V(host) the app listens on E(PORT) of E(HOST), O(listen), itself, and reaches what this host's loopback serves.
+      - Empty is the runtime's default, and any other name is a network that is there. Then the container's port is published on O(listen), and the name
         C(host.docker.internal) leads to this host.
     type: str
     default: ''

@@ -39,7 +39,8 @@ options:
         For C(custom:NAME) it is a word that is shown.
       - With C(delta=true) the metric is how much the number grew since the first look.
       - C(token_var) names the variable of O(env_file) that holds a bearer token.
-      - The texts V({slot}), V({port}) and V({port.SERVICE}) in addresses and queries stand for O(slot) and its ports.
+      - The texts V({slot}), V({port}) and V({port.SERVICE}) in addresses and queries stand for O(slot) and its ports, and V({address}) for where
+        this host reaches them.
     type: list
     elements: dict
     required: true
@@ -112,7 +113,7 @@ EXAMPLES = r"""
     sources:
       - {metric: memory, source: host}
       - {metric: deadlocks, source: host}
-      - {metric: custom:queue_age, source: http, url: 'http://127.0.0.1:{port}/health/metrics', path: queue.age_seconds, unit: s}
+      - {metric: custom:queue_age, source: http, url: 'http://{address}:{port}/health/metrics', path: queue.age_seconds, unit: s}
       - metric: payment_success_rate
         source: sql
         unit: share
@@ -203,6 +204,7 @@ class Reader:
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.params = params
         self.counters: dict[str, Any] = dict(params["previous"])
+        self.address = slots.reached_at(slots.address_from(params["listen"]))
         self.probing = threading.Lock()
         self.streak: dict[str, Any] = {}
         self.all = [slots.service_from(service, params["runtime"]) for service in params["services"]]
@@ -214,7 +216,8 @@ class Reader:
         given = [metric_sources.source_from(data, f"canary_metrics: source {number}") for number, data in enumerate(params["sources"], start=1)]
         given = with_guard(given) if params["guard"] else given
         mine = metric_sources.sources_of(given, params["host"], params["apphosts"], params["databases"]) if params["host"] else given
-        return [metric_sources.filled(source, params["slot"], {service.name: service.ports[params["slot"]] for service in self.services}) for source in mine]
+        ports = {service.name: service.ports[params["slot"]] for service in self.services}
+        return [metric_sources.filled(source, params["slot"], ports, self.address) for source in mine]
 
     def http(self, source: Source) -> Answer:
         document = prometheus.fetch_json(source.url, source.deadline, self.headers(source))
@@ -270,7 +273,7 @@ class Reader:
     def healthy(self) -> bool:
         slot = self.params["slot"]
         probe = {service.name: probe_from({"name": "health", **self.params["health"], "path": service.health_path}, "app_health") for service in self.services}
-        targets = {service.name: (f"http://127.0.0.1:{service.ports[slot]}", probe[service.name]) for service in self.services}
+        targets = {service.name: (f"http://{self.address}:{service.ports[slot]}", probe[service.name]) for service in self.services}
         return not probes.observe(targets, passes=1, deadline=_PROBE_SECONDS, interval=_PROBE_SECONDS, timeout=_PROBE_SECONDS)[1]
 
     def health_failing(self) -> float:

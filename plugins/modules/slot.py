@@ -238,6 +238,7 @@ class Host:
         self.web = [service for service in self.services if service.kind == "web"]
         self.workers = [service for service in self.services if service.kind == "worker"]
         self.runtime = runtime_from(params, self.services)
+        self.address = slots.address_from(params["listen"])
         sends = params["state"] in ("started", "rehearsed")
         self.values = probes.read_values(params["smoke_values"]) if sends else {}
         self.smoke = smoke.steps_from(params["smoke"], self.values if sends or not params["smoke_values"] else None)
@@ -265,7 +266,10 @@ class Host:
         version, commit = self.params["version"], self.params["commit"]
         folder = slots.release_folder(self.directory, version, commit)
         role = "rehearsal" if slot == slots.REHEARSAL else "canary"
-        return Plan(slot, version, commit, folder, env or {}, self.web, self.params["release"], self.runtime.image(folder), role)
+        return Plan(slot, version, commit, folder, env or {}, self.web, self.params["release"], self.runtime.image(folder), role, address=self.address)
+
+    def url(self, slot: str, service: slots.Service) -> str:
+        return f"http://{slots.reached_at(slots.LOOPBACK if slot == slots.REHEARSAL else self.address)}:{service.ports[slot]}"
 
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
@@ -276,7 +280,7 @@ class Host:
 
     def targets(self, slot: str, version: str) -> dict[str, tuple[str, Probe]]:
         asserted = {self.params["version_key"]: version}
-        return {service.name: (f"http://127.0.0.1:{service.ports[slot]}", self.probes[service.name].expecting(asserted)) for service in self.web}
+        return {service.name: (self.url(slot, service), self.probes[service.name].expecting(asserted)) for service in self.web}
 
     def answers(self, slot: str, version: str) -> bool:
         """Tell whether each service of a slot answers as it should, now."""
@@ -342,7 +346,17 @@ class Host:
         if self.params["user"]:
             shutil.chown(folder, self.params["user"])
         plan = Plan(
-            slot, held["version"], held["commit"], held["folder"], self.environment(), self.workers, held["release"], held.get("image", ""), "live", folder
+            slot,
+            held["version"],
+            held["commit"],
+            held["folder"],
+            self.environment(),
+            self.workers,
+            held["release"],
+            held.get("image", ""),
+            "live",
+            folder,
+            self.address,
         )
         beats = {service.name: (plan.heartbeat(service), service.heartbeat) for service in self.workers if service.heartbeat}
         for path, _seconds in beats.values():
@@ -388,7 +402,7 @@ class Host:
             time.sleep(0.05)
 
     def send_smoke(self, slot: str, place: str, folder: str) -> None:
-        base = f"http://127.0.0.1:{self.web[0].ports[slot]}"
+        base = self.url(slot, self.web[0])
         left_out = smoke.left_out(self.smoke, place, self.params["smoke_tenant"])
         cases = probes.smoke(base, self.smoke, left_out, timeout=5.0, values=self.values, cwd=folder)
         failure = smoke.failure(cases, base)
@@ -513,7 +527,8 @@ def owning(host: Host, check: bool) -> bool:
     held = {slot: release_dir.record(host.directory, slot) for slot in slots.SLOTS}
     if not host.workers:
         return False
-    if not held[host.slot]:
+    # In check mode nothing was started, which a real run would have done before.
+    if not held[host.slot] and not check:
         raise SluiceError(f"{host.slot} holds no version whose workers could take the jobs.", "Start the slot first.")
     there = slots.other(host.slot)
     wanted = sum(service.instances for service in host.workers)

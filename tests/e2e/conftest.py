@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,13 @@ import pytest
 
 from tests.e2e.edges import Edge, binary_of
 from tests.e2e.stores import Site, Ssh, Storage
+from tests.harness.ran import recording
 from tests.sandbox.demo import Load
 from tests.sandbox.runner import Run, run_playbook
 from tests.sandbox.world import CHECKOUT, World
+
+# Every playbook writes down which tasks it ran, for bin/coverage.
+os.environ.update(recording())
 
 # Steps as short as they can be and still be judged: some hundred requests each.
 QUICK = {

@@ -20,6 +20,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.store impor
 
 from tests.e2e.test_database import APP, CHECKOUT, RELEASE, Server, collections, server  # noqa: F401  # pylint: disable=unused-import
 from tests.e2e.test_restore_swap import Shop, shop, spoil
+from tests.harness.ran import recording
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def play(site: Shop, *words: str, name: str = "restore", more: dict[str, Any] | 
         "ANSIBLE_NOCOLOR": "1",
         "TMPDIR": str(site.folder),
         "COLUMNS": "2000",
+        **recording(),
     }
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(inventory), f"sluice.deploy.{name}", *words]
     done = subprocess.run(command, env=env, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)

@@ -4,8 +4,8 @@
 #     image.sh          with all that a release needs                              (or SLUICE_TEST_IMAGE, an image of your own)
 #     image.sh bare     with nothing but Python and SSH, for what has to install   (or SLUICE_BARE_IMAGE)
 #
-# Nothing is pulled from an image registry: debootstrap fills a folder from this machine's own Debian mirror,
-# npm adds PM2, Docker imports it. Needs root.
+# An image of your own may come from a registry; molecule/README.md says what it must hold. Otherwise nothing is pulled:
+# debootstrap fills a folder from this machine's own Debian mirror, npm adds PM2, Docker imports it. Needs root.
 set -euo pipefail
 
 SUITE=bookworm
@@ -68,7 +68,8 @@ build() {
 }
 
 if [ -n "${!OWN:-}" ]; then
-  docker image inspect "${!OWN}" >/dev/null 2>&1 || fail "$OWN=${!OWN} is not an image this engine has"
+  docker image inspect "${!OWN}" >/dev/null 2>&1 || docker pull --quiet "${!OWN}" >/dev/null ||
+    fail "$OWN=${!OWN} is neither an image this engine has nor one it can pull"
   echo "${!OWN}"
   exit 0
 fi

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from ansible_collections.sluice.deploy.tests.harness.checkout import CACHE, CHECKOUT, alone, cannot_run, run
+from ansible_collections.sluice.deploy.tests.harness.ran import recording
 
 SCENARIOS = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml") if path.parent.name != "default")
 ENVIRONMENT = {
@@ -20,10 +21,11 @@ ENVIRONMENT = {
     "ANSIBLE_HOME": str(CACHE / "molecule" / "ansible"),
     "ANSIBLE_SSH_CONTROL_PATH_DIR": f"/tmp/sluice-ssh-{os.getuid()}",  # below the checkout, the socket's name can grow too long for the kernel
     "NO_COLOR": "1",
+    **recording(),
 }
 
 
-def _molecule(*arguments: str, deadline: float = 900) -> str:
+def _molecule(*arguments: str, deadline: float = 1500) -> str:
     return run(["molecule", *arguments], deadline=deadline, **ENVIRONMENT)
 
 

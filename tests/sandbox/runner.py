@@ -14,7 +14,7 @@ import ansible_runner
 from tests.sandbox.world import CHECKOUT, World
 
 # What stays on the control node: our own action plugins, and Ansible's that send nothing.
-_HERE = ("health", "inputs", "judge", "ledger", "assert", "debug", "fail", "include_role", "include_tasks", "set_fact", "validate_argument_spec")
+HERE = ("health", "inputs", "judge", "ledger", "assert", "debug", "fail", "include_role", "include_tasks", "set_fact", "validate_argument_spec")
 _ENDS = ("runner_on_ok", "runner_on_failed", "runner_on_skipped", "runner_on_unreachable")
 
 
@@ -34,7 +34,7 @@ class Run:
     def remote_runs(self) -> list[str]:
         """Return the modules that were sent to a host, one entry for each time."""
         names = [result["action"].rpartition(".")[2] for result in self.results if not result["skipped"]]
-        return [name for name in names if name not in _HERE]
+        return [name for name in names if name not in HERE]
 
 
 def run_playbook(world: World, folder: Path, name: str, words: tuple[str, ...], verbosity: int, variables: dict[str, Any]) -> Run:

@@ -66,7 +66,9 @@ class World:
 
     def env(self) -> dict[str, str]:
         """Environment of a playbook that runs against this world."""
-        names = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "TMPDIR")
+        # The last three let tests write down which tasks ran.
+        recorder = ("SLUICE_RAN", "ANSIBLE_CALLBACK_PLUGINS", "ANSIBLE_CALLBACKS_ENABLED")
+        names = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TERM", "TMPDIR", *recorder)
         kept = {name: os.environ[name] for name in names if name in os.environ}
         venv = str(Path(sys.executable).parent)
         return {

@@ -42,7 +42,8 @@ def run_words(app: str, plan: Plan, service: Service, engine: Engine, variables:
     """
     name = process_name(app, service.name, plan.slot) + (f"-{number}" if number > 1 else "")
     network = ["--network", engine.network] if engine.network else []
-    published = [word for port in [service.ports.get(plan.slot)] if port for word in ("--publish", f"127.0.0.1:{port}:{plan.inside(service)}")]
+    outside = f"[{plan.host}]" if ":" in plan.host else plan.host
+    published = [word for port in [service.ports.get(plan.slot)] if port for word in ("--publish", f"{outside}:{port}:{plan.inside(service)}")]
     reached = [*published, "--add-host", "host.docker.internal:host-gateway"] if engine.contained else []
     shared = ["--mount", f"type=bind,source={plan.heartbeats},target={plan.heartbeats}"] if service.kind == "worker" else []
     logged = [word for key, value in engine.log_options.items() for word in ("--log-opt", f"{key}={value}")]

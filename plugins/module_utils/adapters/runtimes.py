@@ -16,7 +16,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_pm2
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_swarm import SwarmRuntime
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_systemd import SystemdRuntime
 from ansible_collections.sluice.deploy.plugins.module_utils.core.image_names import wanted_from
-from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import RUNTIMES, Service
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import LOOPBACK, RUNTIMES, Service
 
 # The options of a module that asks a runtime, as in the doc fragment C(runtime).
 ARGUMENTS: dict[str, Any] = {
@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, Any] = {
     "pm2_command": {"type": "list", "elements": "str", "default": ["pm2"]},
     "pm2_home": {"type": "path"},
     "path": {"type": "str", "default": ""},
+    "listen": {"type": "str", "default": LOOPBACK},
     "user": {"type": "str", "default": ""},
     "docker_command": {"type": "list", "elements": "str", "default": ["docker"]},
     "docker_network": {"type": "str", "default": ""},

@@ -19,6 +19,7 @@ FULL = 0.9  # S3-248: a file system above it is worth a look
 BUSY = 0.8  # S3-246
 BUILD_PEAK = 1.5  # a build leaves half as much again on its way, before what it needs only for itself is pruned
 MEMORY_MARGIN = 1.25  # a fresh process takes more while it starts than the old one does now
+SLOW_WAY = 45.0  # seconds that a module may take to a busy host, which look as if its clock were ahead
 _NOTHING_RUNS = "nothing of the live slot runs on this host"
 # Oldest versions whose behaviour the roles rely on; what is not named is not asked for.
 MINIMUM = {"nginx": "1.18", "node": "18", "pm2": "5", "psql": "12"}
@@ -162,6 +163,8 @@ def clock(kernel: Optional[Clock], ahead: Optional[float], limit: float) -> Gate
     who = "the kernel does not say whether anybody keeps the clock" if kernel is None else "no time service keeps the clock as the kernel knows"
     if ahead is None:
         return unknown("clock", who, remedy)
+    if limit < ahead <= limit + SLOW_WAY:
+        return warned("clock", f"{who}{beside}; limit {limit:g} s", f"The way there may be as slow. If it is not: {remedy}", value=ahead, limit=limit)
     if abs(ahead) > limit:
         return failed("clock", f"{who}{beside}; limit {limit:g} s", remedy, value=ahead, limit=limit)
     # In a container the host outside may keep it; right now it is right.

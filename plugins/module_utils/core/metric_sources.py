@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ansible_collections.sluice.deploy.plugins.module_utils.core import database_health, ladder
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import COUNT, NUMBER, SECONDS, SHARE, TIMES, Limit
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import LOOPBACK
 
 HTTP, PROMETHEUS, SQL, HOST = "http", "prometheus", "sql", "host"
 APP, FIRST_APP, DATABASE = "every app host", "the first app host", "the first database host"
@@ -36,7 +37,7 @@ _KEYS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     HOST: ((), ("deadline",)),
 }
 EXAMPLES: Mapping[str, str] = {
-    HTTP: "{metric: custom:queue_age, source: http, url: 'http://127.0.0.1:{port}/health/metrics', path: queue.age_seconds, unit: s}",
+    HTTP: "{metric: custom:queue_age, source: http, url: 'http://{address}:{port}/health/metrics', path: queue.age_seconds, unit: s}",
     PROMETHEUS: "{metric: p95, source: prometheus, url: 'http://10.0.0.9:9090', query: 'job:request_seconds:p95', unit: seconds}",
     SQL: "{metric: custom:stuck_orders, source: sql, query: 'SELECT count(*) FROM orders WHERE stuck'}",
     HOST: "{metric: cpu, source: host}",
@@ -274,9 +275,17 @@ def sources_of(sources: Iterable[Source], host: str, apphosts: Sequence[str], da
     return [source for source in sources if places[source.place]]
 
 
-def filled(source: Source, slot: str, ports: Mapping[str, int]) -> Source:
-    """Return the source with the slot and its ports in the place of ``{slot}``, ``{port}`` (the first service's) and ``{port.SERVICE}``."""
-    words = {"{slot}": slot, "{port}": str(next(iter(ports.values()), "")), **{f"{{port.{name}}}": str(port) for name, port in ports.items()}}
+def filled(source: Source, slot: str, ports: Mapping[str, int], address: str = LOOPBACK) -> Source:
+    """Return the source with the slot and its ports in the place of ``{slot}``, ``{port}`` (the first service's) and ``{port.SERVICE}``.
+
+    :param address: where the host reaches its own services, for ``{address}``.
+    """
+    words = {
+        "{slot}": slot,
+        "{address}": address,
+        "{port}": str(next(iter(ports.values()), "")),
+        **{f"{{port.{name}}}": str(port) for name, port in ports.items()},
+    }
 
     def fill(text: str) -> str:
         for word, value in words.items():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 
 SLOTS = ("blue", "green")
 REHEARSAL = "rehearsal"
+LOOPBACK = "127.0.0.1"
 RUNTIMES = ("pm2", "systemd", "docker", "compose", "swarm")
 KINDS = ("web", "worker")
 # Runtimes whose slots are made of an image instead of the files of a release folder.
@@ -138,6 +140,28 @@ def release_folder(directory: str, version: str, commit: str) -> str:
     return posixpath.join(directory, "releases", f"{version}-{commit[:12]}")
 
 
+def address_from(text: str) -> str:
+    """Return the address that services listen on.
+
+    :raises SluiceError: it is a name. The host itself may take its own name for its loopback, as Debian's /etc/hosts does.
+    """
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        raise SluiceError(
+            f"app_listen: {text!r} is not an IP address that an app could listen on.",
+            "Set app_address to an IP address of the app host, or app_listen to one, such as 10.0.0.11, or 0.0.0.0 for all of them.",
+        ) from None
+
+
+def reached_at(address: str) -> str:
+    """Return where the host itself reaches what listens on an address, as a URL names it."""
+    found = ipaddress.ip_address(address)
+    if found.version == 6:
+        return "[::1]" if found.is_unspecified else f"[{address}]"
+    return LOOPBACK if found.is_unspecified else address
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a runtime is told to start: one version in one slot.
@@ -150,6 +174,7 @@ class Plan:
     :param image: image of a runtime that starts containers, by digest; empty for the others.
     :param role: ``canary``, ``live`` or ``rehearsal``: what the processes are when they are started.
     :param heartbeats: folder of the files that workers touch.
+    :param address: what the slots' services listen on; a rehearsal is nobody's business but this host's.
     """
 
     slot: str
@@ -162,6 +187,12 @@ class Plan:
     image: str = ""
     role: str = "canary"
     heartbeats: str = ""
+    address: str = LOOPBACK
+
+    @property
+    def host(self) -> str:
+        """Address that the plan's services listen on, or are published on."""
+        return LOOPBACK if self.slot == REHEARSAL else self.address
 
     def environment(self, service: Service, contained: bool = False) -> dict[str, str]:
         """Return the environment of one process: the operator's file, and what the slot adds to it.
@@ -171,7 +202,7 @@ class Plan:
         web = service.kind == "web"
         port = self.inside(service) if contained else service.ports.get(self.slot, 0)
         own = {"PORT": str(port)} if web else {"SLUICE_HEARTBEAT": self.heartbeat(service)}
-        host = "0.0.0.0" if contained else "127.0.0.1"
+        host = "0.0.0.0" if contained else self.host
         added = {"HOST": host, **own, "SLUICE_SLOT": self.slot, "SLUICE_ROLE": self.role, "SLUICE_RELEASE": self.release}
         return {**self.env, **added, "NODE_ENV": "production"}
 

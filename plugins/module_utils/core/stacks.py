@@ -42,9 +42,7 @@ def compose_text(app: str, plan: Plan, network: str, log: Mapping[str, Any]) -> 
     services: dict[str, Any] = {}
     for service in plan.services:
         published = [
-            {"target": plan.inside(service), "published": str(port), "host_ip": "127.0.0.1", "protocol": "tcp"}
-            for port in [service.ports.get(plan.slot)]
-            if port
+            {"target": plan.inside(service), "published": str(port), "host_ip": plan.host, "protocol": "tcp"} for port in [service.ports.get(plan.slot)] if port
         ]
         outside = {"ports": published, "extra_hosts": ["host.docker.internal:host-gateway"]} if contained else {"network_mode": HOST_NETWORK}
         services[service.name] = {

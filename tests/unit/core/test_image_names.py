@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.docker import env_file, handed_on
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.images import one_off
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_container import Engine
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtime_docker import run_words
 from ansible_collections.sluice.deploy.plugins.module_utils.core import image_names, stacks
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan, service_from
@@ -87,6 +90,16 @@ def test_a_project_publishes_on_the_loopback_and_keeps_dollar_signs() -> None:
     assert (web["environment"]["PRICE"], web["environment"]["HOST"], web["environment"]["PORT"]) == ("$$5 $${A}", "0.0.0.0", "8000")
     assert (web["command"], web["pull_policy"], web["restart"]) == (["serve", "$$X"], "never", "no")
     assert stacks.reset_text(plan()) == "services:\n  web: {container_name: !reset null, ports: !reset []}\n"
+
+
+def test_a_port_is_published_where_the_edges_reach_it() -> None:
+    there = replace(plan(image_port=8000), address="10.0.0.11")
+    assert json.loads(stacks.compose_text("pos", there, "", LOG))["services"]["web"]["ports"][0]["host_ip"] == "10.0.0.11"
+    words = run_words("pos", there, there.services[0], Engine(), "/run/env")
+    assert words[words.index("--publish") + 1] == "10.0.0.11:3002:8000"
+    copy = replace(there, slot="rehearsal", address="fd00::b")
+    assert "127.0.0.1:3003:8000" in run_words("pos", copy, copy.services[0], Engine(), "/run/env")
+    assert "[fd00::b]:3002:8000" in run_words("pos", replace(copy, slot="green"), copy.services[0], Engine(), "/run/env")
 
 
 def test_on_the_host_s_network_the_slot_s_own_port_is_listened_on() -> None:

@@ -87,6 +87,25 @@ def test_the_process_file_has_absolute_paths_and_the_slots_own_port() -> None:
     assert process["error_file"] == "/var/log/wallet/wallet-web-green.err.log"
 
 
+def test_an_app_listens_where_its_edges_reach_it_and_a_rehearsal_on_the_loopback() -> None:
+    service = Service("web", "a.js", PORTS)
+    hosts = [Plan(slot, "v2", "ab", "/r", {"HOST": "::"}, [service], address="10.0.0.11").environment(service)["HOST"] for slot in ("blue", slots.REHEARSAL)]
+    assert hosts == ["10.0.0.11", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "reached"),
+    [("10.0.0.11", "10.0.0.11", "10.0.0.11"), ("0.0.0.0", "0.0.0.0", "127.0.0.1"), ("[fd00::b]", "fd00::b", "[fd00::b]"), ("::", "::", "[::1]")],
+)
+def test_an_address_is_asked_where_the_host_reaches_it(given: str, address: str, reached: str) -> None:
+    assert (slots.address_from(given), slots.reached_at(slots.address_from(given))) == (address, reached)
+
+
+def test_an_app_cannot_listen_on_a_name() -> None:
+    with pytest.raises(SluiceError, match="'web1.example.org' is not an IP address that an app could listen on"):
+        slots.address_from("web1.example.org")
+
+
 def test_the_two_slots_share_no_name_port_or_log() -> None:
     services = [Service("web", "a.js", PORTS), Service("worker", "b.js", {"blue": 4001, "green": 4002, "rehearsal": 4003})]
     seen = [
