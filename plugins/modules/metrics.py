@@ -205,7 +205,7 @@ class Reader:
         self.counters: dict[str, Any] = dict(params["previous"])
         self.probing = threading.Lock()
         self.streak: dict[str, Any] = {}
-        self.all = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.all = [slots.service_from(service, params["runtime"], in_place=True) for service in params["services"]]
         self.services = [service for service in self.all if service.kind == "web"]
 
     def sources(self) -> list[Source]:
