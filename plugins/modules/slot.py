@@ -40,7 +40,7 @@ options:
         not become healthy or fails O(smoke), the other slot is started again, and the call fails. Workers of both slots are ended; V(owning) starts them.
       - V(stopped) ends the slot's processes and forgets them.
       - V(saved) makes the running processes of O(slot) the ones that come back after a reboot, and prunes old release folders.
-      - V(absent) is V(stopped), and puts the release folder of O(commit) aside unless a slot holds it.
+      - V(absent) is V(stopped), where O(slot) is given, and puts the release folder of O(commit) aside unless a slot holds it.
     type: str
     choices: [read, prepared, started, rehearsed, alone, owning, stopped, saved, absent]
     default: read
@@ -53,7 +53,7 @@ options:
     type: path
     required: true
   slot:
-    description: Which slot. Required for all but O(state=read) and O(state=prepared).
+    description: Which slot. Required for all but O(state=read), O(state=prepared) and O(state=absent).
     type: str
     choices: [blue, green]
   services:
@@ -629,7 +629,7 @@ def owning(host: Host, check: bool) -> bool:
 
 
 def absent(host: Host, check: bool) -> bool:
-    changed = stopped(host, check)
+    changed = stopped(host, check) if host.slot else False
     folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
     if release_dir.is_built(folder) and folder not in {release_dir.record(host.directory, slot).get("folder") for slot in slots.SLOTS}:
         keep = host.params["keep_failed"]
@@ -712,7 +712,7 @@ def main() -> None:
             ("state", "owning", ["slot", "env_file"]),
             ("state", "stopped", ["slot"]),
             ("state", "saved", ["slot"]),
-            ("state", "absent", ["slot", "version", "commit"]),
+            ("state", "absent", ["version", "commit"]),
         ],
         supports_check_mode=True,
     )
