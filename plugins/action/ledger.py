@@ -160,10 +160,8 @@ class ActionModule(ActionBase):
         else:
             args["event"], say = self._last_event(before) if args["event"] == "outcome" else args["event"], []
         if args["event"] == "refuse" and before.get("stop") and went_further(release_from(before["release"])):
-            args["event"], say = (
-                "",
-                [*say, "It had gone further before, so it stays open: mend that and go on with its release_id, or take it back with rollback.yml."],
-            )
+            args["event"] = ""
+            say = ["It had gone further before, so it stays open: mend that and go on with its release_id, or take it back with rollback.yml."]
         reply = self._ask("close", {**args, "data": {**data, **args["data"]}}, variables)
         say += still_closed(reply["release"])
         # The account of the release that a restore is counted to is written anew.
