@@ -213,7 +213,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import bundle, env_file, probes, release_dir, runtimes, sockets
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder, read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtimes import runtime_from
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import busy_on, served_on
 from ansible_collections.sluice.deploy.plugins.module_utils.core import bundle as bundle_rules
@@ -272,6 +272,11 @@ class Host:
         folder = slots.release_folder(self.directory, version, commit)
         role = "rehearsal" if slot == slots.REHEARSAL else "canary"
         return Plan(slot, version, commit, folder, env or {}, self.web, self.params["release"], self.runtime.image(folder), role)
+
+    def claim(self) -> None:
+        """Refuse to go on once a newer run was here."""
+        if self.params["fence"] is not None:
+            claim(self.directory, self.params["fence"])
 
     def remembered(self, slot: str, env: Mapping[str, str]) -> Plan:
         """Return what a slot was last started with."""
@@ -553,6 +558,16 @@ def rehearse(host: Host, gate: str, what: str, plan: Plan, remedy: str) -> Gate:
 
 def alone(host: Host, check: bool) -> bool:
     """Put one slot in the other's place; the other is started again when that fails."""
+    if check:
+        return exchanged(host, check)
+    # The module of a run that was killed may still be at it: it comes to its end first, and goes back to nothing.
+    make_folder(host.directory)
+    with locked(os.path.join(host.directory, ".exchange.lock"), host.params["deadline"] + host.params["drain_timeout"]):
+        host.claim()
+        return exchanged(host, check)
+
+
+def exchanged(host: Host, check: bool) -> bool:
     slot, there = host.slot, slots.other(host.slot)
     held = {name: release_dir.record(host.directory, name) for name in slots.SLOTS}
     env = host.environment()
@@ -581,6 +596,7 @@ def alone(host: Host, check: bool) -> bool:
     except SluiceError as error:
         if rests or not held[there]:
             raise
+        host.claim()
         raise SluiceError(f"{error.message} {host.again(there, env)}", "Correct the version and release again.", **error.facts) from error
     count, took = sum(service.instances for service in host.web), time.monotonic() - ended
     stop = "" if rests else f"; {there} ended in {ended - begun:.1f} s"
@@ -724,7 +740,7 @@ def main() -> None:
         before = host.held() if module._diff else {}
         if state != "read" and module.params["fence"] is not None and not module.check_mode:
             make_folder(host.directory)
-            claim(host.directory, module.params["fence"])
+            host.claim()
         changed = STATES[state](host, module.check_mode) if state in STATES else False
         after = host.held() if shown else {}
     except SluiceError as error:

@@ -159,6 +159,19 @@ def test_a_version_that_does_not_start_gives_its_place_back(world: World, play: 
     assert_measured(done["stops"], assert_only_closed(load, world))
 
 
+@pytest.mark.timeout(400)
+def test_a_version_that_fails_its_visitors_is_taken_back_by_the_watch(world: World, play: Play, load: Load) -> None:
+    run = play("release", release_version="v1.1.0-bad", **{**place(world), "canary_watch_seconds": 15})
+    assert run.rc != 0
+    done = report(world)
+    assert (done["result"], done["phases"][-1]["name"], len(done["stops"])) == ("rolled_back", "watch", 2)
+    assert "error rate" in done["reason"]
+    assert (served(world), running(world)) == (("v0.9.9", "blue"), {"wallet-web-blue"})
+    assert saved(world) == {"wallet-web-blue"}
+    time.sleep(0.7)
+    assert load.seen()["requests"]["failed"] == 0
+
+
 @pytest.mark.parametrize(
     ("version", "variables"),
     [("v1.1.0-bad", {"app_build": [["false"]]}), ("v1.3.0-breaking", {"migrate_floor_moves": True})],
