@@ -20,6 +20,8 @@ import pytest
 
 from tests.e2e.conftest import QUICK, report
 from tests.e2e.test_release import cut, lease, served, snapshot, started
+from tests.e2e.test_slot import arguments, popen
+from tests.e2e.test_slot import run as module
 from tests.sandbox.demo import Load
 from tests.sandbox.runner import Run, run_playbook
 from tests.sandbox.world import World
@@ -28,13 +30,18 @@ Play = Callable[..., Run]
 JOBS = {"name": "jobs", "kind": "worker", "entry": "worker.js", "heartbeat": 5}
 
 
-def place(world: World, *more: dict[str, Any], rehearsal: bool = True) -> dict[str, Any]:
+def place(world: World, rehearsal: bool = True) -> dict[str, Any]:
     """Return the variables of an app in place whose slots share the port that blue has."""
     port = world.facts["ports"]["blue"]
     ports = {"blue": port, "green": port, **({"rehearsal": world.facts["ports"]["rehearsal"]} if rehearsal else {})}
-    services = [{"name": "web", "entry": "server.js", "instances": 2, "health_path": "/api/health", "ports": ports}, *more]
+    services = [{"name": "web", "entry": "server.js", "instances": 2, "health_path": "/api/health", "ports": ports}, JOBS]
     limits = {"min_samples": 20, "p95_ratio": 50.0, "p95_seconds": 3.0, "error_margin": 0.05}
     return {"app_in_place": True, "app_services": services, "canary_steps": [], "canary_watch_seconds": 1, "canary_limits": limits}
+
+
+def alive(slot: str) -> set[str]:
+    """Return the processes of one slot that has everything."""
+    return {f"wallet-web-{slot}", f"wallet-jobs-{slot}"}
 
 
 def running(world: World) -> set[str]:
@@ -57,10 +64,10 @@ def saved(world: World) -> set[str]:
 
 
 def assert_measured(stops: list[dict[str, Any]], counts: dict[str, Any]) -> None:
-    """Assert that the last stop of an account is what visitors met, to within the time of two small tasks."""
+    """Assert that the last stop of an account is what visitors met, to within the time of small tasks."""
     first, last = counts["requests"]["closed_at"]
     print(f"\nthe stop: {stops[-1]['seconds']:.1f} s in the account, {last - first:.1f} s met by visitors, {counts['requests']['closed']} closed answers")
-    assert -0.1 <= stops[-1]["seconds"] - (last - first) < 5
+    assert -0.1 <= stops[-1]["seconds"] - (last - first) < max(5, stops[-1]["seconds"] / 2)
 
 
 def assert_only_closed(load: Load, world: World) -> dict[str, Any]:
@@ -121,14 +128,14 @@ def test_check_mode_tells_of_the_stop_and_changes_nothing(world: World, play: Pl
 
 @pytest.mark.timeout(400)
 def test_a_good_version_takes_the_place_of_the_live_one_and_goes_back(world: World, play: Play) -> None:
-    mine = place(world, JOBS)
+    mine = place(world)
     with Load(world) as load:
         run = play("release", release_version="v1.0.0", **mine)
         assert run.rc == 0, run.text
         done = report(world)
         assert (done["result"], done["live_version"], done["live_slot"]) == ("promoted", "v1.0.0", "green")
         assert served(world) == ("v1.0.0", "green")
-        assert running(world) == saved(world) == {"wallet-web-green", "wallet-jobs-green"}
+        assert running(world) == saved(world) == alive("green")
         outcomes = {phase["name"]: phase["outcome"] for phase in done["phases"]}
         assert (outcomes["start"], outcomes["canary"], outcomes["promote"], outcomes["watch"]) == ("left out", "left out", "done", "done")
         assert {"compatibility", "smoke", "health", "workers"} <= {gate["name"] for phase in done["phases"] for gate in phase["gates"]}
@@ -140,7 +147,7 @@ def test_a_good_version_takes_the_place_of_the_live_one_and_goes_back(world: Wor
         assert back.rc == 0, back.text
         assert "v0.9.9 in blue: possible, it is kept in blue and is started again in a short stop" in back.flat
         assert served(world) == ("v0.9.9", "blue")
-        assert running(world) == saved(world) == {"wallet-web-blue", "wallet-jobs-blue"}
+        assert running(world) == saved(world) == alive("blue")
         assert report(world)["result"] == "rolled_back"
         assert_measured(report(world)["stops"], assert_only_closed(load, world))
 
@@ -154,7 +161,7 @@ def test_a_version_that_does_not_start_gives_its_place_back(world: World, play: 
     assert (done["result"], done["live_version"], done["phases"][-1]["name"]) == ("rolled_back", "v0.9.9", "promote")
     assert "Exit code 3" in done["reason"] and "v0.9.9 runs in blue again." in done["reason"]
     assert ("compatibility", "waived") in {(gate["name"], gate["verdict"]) for phase in done["phases"] for gate in phase["gates"]}
-    assert running(world) == {"wallet-web-blue"}
+    assert running(world) == alive("blue")
     assert served(world) == ("v0.9.9", "blue")
     assert_measured(done["stops"], assert_only_closed(load, world))
 
@@ -166,8 +173,8 @@ def test_a_version_that_fails_its_visitors_is_taken_back_by_the_watch(world: Wor
     done = report(world)
     assert (done["result"], done["phases"][-1]["name"], len(done["stops"])) == ("rolled_back", "watch", 2)
     assert "error rate" in done["reason"]
-    assert (served(world), running(world)) == (("v0.9.9", "blue"), {"wallet-web-blue"})
-    assert saved(world) == {"wallet-web-blue"}
+    assert (served(world), running(world)) == (("v0.9.9", "blue"), alive("blue"))
+    assert saved(world) == alive("blue")
     time.sleep(0.7)
     assert load.seen()["requests"]["failed"] == 0
 
@@ -201,7 +208,7 @@ def cut_in_the_stop(world: World, after: float, **variables: Any) -> str:
 @pytest.mark.timeout(600)
 def test_a_release_cut_in_its_stop_goes_on_or_goes_back(world: World, play: Play) -> None:
     name, mine = "", place(world)
-    for after in (0.0, 1.0, 2.5, 4.0):
+    for after in (0.5, 2.0, 4.0):
         if name and not any(record["event"] == "closed" for record in world.ledger() if record.get("release") == name):
             break
         before = len(world.ledger())
@@ -223,7 +230,7 @@ def test_a_release_cut_in_its_stop_goes_on_or_goes_back(world: World, play: Play
     assert last.rc == 0, last.text
     assert report(world)["result"] == "promoted"
     assert served(world) == ("v1.0.0", "green")
-    assert running(world) == {"wallet-web-green"}
+    assert running(world) == alive("green")
     assert not closed(world)
 
 
@@ -237,7 +244,7 @@ def test_a_rollback_whose_version_does_not_start_leaves_the_live_one(world: Worl
         assert run.rc != 0
         assert "v0.9.9 does not serve on every host" in run.flat and "The version that was live serves again." in run.flat
         assert served(world) == ("v1.0.0", "green")
-        assert running(world) == {"wallet-web-green"}
+        assert running(world) == alive("green")
         assert world.ledger()[-1]["event"] == "opened"
         assert "owner" not in lease(world)
     finally:
@@ -249,12 +256,47 @@ def test_a_rollback_whose_version_does_not_start_leaves_the_live_one(world: Worl
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("after", [0.2, 2.0])
-def test_a_release_cut_in_its_stop_is_rolled_back(world: World, play: Play, after: float) -> None:
-    cut_in_the_stop(world, after)
+def test_a_release_cut_in_its_stop_is_rolled_back(world: World, play: Play) -> None:
+    cut_in_the_stop(world, 1.0)
     back = play("rollback", **place(world))
     assert back.rc == 0, back.text
     assert report(world)["result"] == "rolled_back"
     assert served(world) == ("v0.9.9", "blue")
-    assert running(world) == saved(world) == {"wallet-web-blue"}
+    assert running(world) == saved(world) == alive("blue")
     assert not closed(world)
+
+
+def one(world: World, state: str, flags: dict[str, bool] | None = None, **more: Any) -> dict[str, Any]:
+    """Run the slot module for the app in place."""
+    return module(world, state, flags, in_place=True, services=place(world)["app_services"], **more)
+
+
+@pytest.mark.timeout(300)
+def test_an_exchange_changes_once_and_check_mode_nothing(world: World) -> None:
+    one(world, "prepared")
+    one(world, "alone", slot="blue", version=None, commit=None)
+    before = running(world)
+    would = one(world, "alone", {"check_mode": True, "diff": True})
+    assert would["changed"] and running(world) == before
+    done = one(world, "alone")
+    assert done["changed"] and done["actions"] == would["actions"]
+    assert running(world) == {"wallet-web-green"}
+    again = one(world, "alone")
+    assert not again["changed"] and again["actions"] == ["green runs v1.0.0 already, alone, and is healthy"]
+    assert one(world, "alone", fence=1)["msg"].startswith("A newer run (fencing number ")
+    unbuilt = one(world, "alone", slot="blue", version="v9.9.9", commit="0" * 40)
+    assert "is not built. Nothing was stopped." in unbuilt["msg"] and running(world) == {"wallet-web-green"}
+
+
+@pytest.mark.timeout(300)
+def test_the_exchange_of_a_dead_run_does_not_meet_the_way_back(world: World) -> None:
+    """A module outlives its run: the next exchange waits for its end, and has the last word."""
+    one(world, "alone", slot="blue", version=None, commit=None)
+    words = arguments(world, "alone", in_place=True, services=place(world)["app_services"])
+    orphan = popen(world, words)
+    time.sleep(1.0)
+    back = one(world, "alone", slot="blue", version=None, commit=None)
+    out, _err = orphan.communicate(timeout=60)
+    assert not json.loads(out).get("failed") and not back.get("failed"), (out, back)
+    assert running(world) == {"wallet-web-blue"}
+    assert one(world, "read")["slots"]["blue"]["online"] == 2
