@@ -16,12 +16,13 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.core import findings, findings_render, judge, metric_sources, metrics, power, restores, steps
+from ansible_collections.sluice.deploy.plugins.module_utils.core.account import still_closed
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ground import survey
 from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import guard_limits, with_guard
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import limit_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.lease import utc
-from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import Release, candidates
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import candidates, release_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import gather
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Sample, merge
@@ -58,7 +59,7 @@ class ActionModule(ActionBase):
             if not result.get("failed") and not result.get("unreachable")
         }
         hosts = {host: result["slots"] for host, result in self._results(variables, args["slots"]).items() if "slots" in result}
-        ground = survey(edges, hosts, args["release"].get("manifest", {}))
+        ground = survey(edges, hosts, args["release"].get("manifest", {}), bool(args["release"].get("stops")))
         gates = list(ground.gates)
         if args["steps"] and not args["release"].get("manifest"):
             plan, limits = [steps.step_from(step) for step in args["steps"]], Limits.of(args["limits"])
@@ -204,6 +205,11 @@ class ActionModule(ActionBase):
         release = args["release"]
         if not release or "start" not in release["done"] or "promote" in release["done"]:
             raise SluiceError("There is no canary to move: no release is between its start and its promotion.", "Begin one with release.yml.")
+        if release["manifest"].get("in_place"):
+            raise SluiceError(
+                f"{release['id']} is in place, so there is no canary to move.",
+                f"Go on with release.yml -e release_version={release['version']} -e release_id={release['id']}, or take it back with rollback.yml.",
+            )
         ladder, share = [steps.step_from(step) for step in args["steps"]], int(release["share"])
         following = steps.next_step(ladder, share)
         wait = self._wait_for(following, ladder, share, args)
@@ -315,8 +321,7 @@ class ActionModule(ActionBase):
 
     def _way_back(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Find what the app can go back to, from what the ledger remembers; the edge asks the slot itself before it sends traffic there."""
-        known = set(Release.__dataclass_fields__)
-        found = candidates([Release(**{key: value for key, value in release.items() if key in known}) for release in args["releases"]])
+        found = candidates([release_from(release) for release in args["releases"]])
         told = [
             f"{found_one.version or 'unknown'} in {found_one.slot}: {'possible' if found_one.possible else 'not possible'}, {found_one.why}"
             for found_one in found
@@ -370,6 +375,7 @@ class ActionModule(ActionBase):
         )
         at = f"{release['id']}, {release['state']}, last phase {release['begun'] or 'claim'}, share {release['share']} %" if release else "none"
         lines.append(f"open release: {at}")
+        lines += still_closed(release)
         lines += [f"past release: {past['id']} {past['state'].replace('_', ' ')}" for past in args["releases"][-5:] if past["id"] != release.get("id")]
         lines.append(f"ledger: {variables['__release']['lines']} records, the chain is whole")
         return {"changed": False, "say": lines, "edges": edges}

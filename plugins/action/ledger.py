@@ -17,9 +17,9 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.store import Store, process_started
 from ansible_collections.sluice.deploy.plugins.module_utils.core import states
-from ansible_collections.sluice.deploy.plugins.module_utils.core.account import account, summary
+from ansible_collections.sluice.deploy.plugins.module_utils.core.account import account, closed_for, still_closed, summary
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest, release_from, went_further
 from ansible_collections.sluice.deploy.plugins.module_utils.core.outcome import Outcome, gather
 from ansible_collections.sluice.deploy.plugins.module_utils.desk import Desk
 from ansible_collections.sluice.deploy.plugins.modules.ledger import ARGUMENTS
@@ -66,6 +66,8 @@ class ActionModule(ActionBase):
         if args["check"] and args["state"] not in ("read", "claim"):
             return {"changed": False}
         reply = self._ask(args["state"], args, variables)
+        if "opened" in [event["event"] for event in args["events"]]:
+            reply["say"] = [closed_for(reply["release"]["stops"])]
         if args["state"] == "claim":
             say = [f"Lease {'would be' if args['check'] else reply['fence']} taken" + (f"; {reply['note']}" if reply["note"] else "")]
             if args["version"]:
@@ -85,6 +87,10 @@ class ActionModule(ActionBase):
         # The ground is proven anew by every run; what it costs is little, and a run that goes on needs its facts.
         if args["phase"] in known.get("release", {}).get("done", {}) and args["phase"] != "preflight":
             return {"changed": False, "open": False, "passed_over": True, **shown, **known}
+        if args["left_out"]:
+            events = [{"event": "begin", "phase": phase.name}, {"event": "end", "phase": phase.name, "data": {"left_out": args["left_out"]}}]
+            reply = {} if self._task.check_mode else self._ask("record", {**args, "events": events}, variables)
+            return {"changed": False, **known, **reply, **_GOING, "open": False, **shown, "say": [args["left_out"]]}
         if self._task.check_mode and phase.name in ("rehearse", "migrate"):
             return {
                 "changed": False,
@@ -153,7 +159,11 @@ class ActionModule(ActionBase):
             args["event"], say = "", [f"What was begun could not be taken back: {undo.reason}", "The release stays open. Mend that, then run rollback.yml."]
         else:
             args["event"], say = self._last_event(before) if args["event"] == "outcome" else args["event"], []
+        if args["event"] == "refuse" and before.get("stop") and went_further(release_from(before["release"])):
+            args["event"] = ""
+            say = ["It had gone further before, so it stays open: mend that and go on with its release_id, or take it back with rollback.yml."]
         reply = self._ask("close", {**args, "data": {**data, **args["data"]}}, variables)
+        say += still_closed(reply["release"])
         # The account of the release that a restore is counted to is written anew.
         say += [reply["restored"]] if reply["restored"] else []
         if args["report"] and (args["release_id"] or reply["restored"]) and reply["release"]:

@@ -32,6 +32,11 @@ options:
     type: list
     elements: str
     default: []
+  beside:
+    description: What a release starts beside the live slot, and memory is needed for. V(rehearsal) is one process of each service.
+    type: str
+    choices: [slot, rehearsal, nothing]
+    default: slot
   pm2_home:
     description: C(PM2_HOME) of the app. Empty for a host without slots; then memory, open files and the daemon are not judged.
     type: path
@@ -193,8 +198,11 @@ def slot_gates(params: dict[str, Any]) -> list[Gate]:
     except SluiceError:
         installed = ""  # the gate of its version says so
     user = params["pm2_user"] or host_facts.user_of(os.geteuid())
+    alike = running
+    if params["beside"] == "rehearsal":
+        alike = [max(one, key=lambda process: process.memory) for name in params["processes"] if (one := processes.of_pm2(home, [name]))]
     return [
-        host_rules.memory(kernel("meminfo"), running),
+        host_rules.memory(kernel("meminfo"), alike, params["beside"]),
         host_rules.daemon(home, processes.daemons(home), running, user, installed),
         host_rules.open_files(running, params["open_files"]),
     ]
@@ -223,6 +231,7 @@ def main() -> None:
         argument_spec={
             "directory": {"type": "path", "required": True},
             "processes": names,
+            "beside": {"type": "str", "choices": ["slot", "rehearsal", "nothing"], "default": "slot"},
             "pm2_home": {"type": "path", "default": ""},
             "pm2_user": {"type": "str", "default": ""},
             "backup_directory": {"type": "path", "default": ""},

@@ -65,6 +65,10 @@ options:
     description: Name of the phase that begins or ends.
     type: str
     default: ''
+  left_out:
+    description: Why a phase that begins is left out, in words. It is recorded as done, with that reason, and nothing is done.
+    type: str
+    default: ''
   collect:
     description: Names of registered variables that hold the hosts' results of the phase.
     type: list
@@ -201,6 +205,7 @@ ARGUMENTS = {
     "break_reason": {"type": "str", "default": ""},
     "ttl": {"type": "int", "default": 900},
     "phase": {"type": "str", "default": ""},
+    "left_out": {"type": "str", "default": ""},
     "collect": {"type": "list", "elements": "str", "default": []},
     "keep": {"type": "list", "elements": "str", "default": []},
     "once": {"type": "list", "elements": "str", "default": []},

@@ -207,7 +207,7 @@ class Reader:
         self.address = slots.reached_at(slots.address_from(params["listen"]))
         self.probing = threading.Lock()
         self.streak: dict[str, Any] = {}
-        self.all = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.all = [slots.service_from(service, params["runtime"], in_place=True) for service in params["services"]]
         self.services = [service for service in self.all if service.kind == "web"]
 
     def sources(self) -> list[Source]:

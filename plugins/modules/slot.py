@@ -36,11 +36,13 @@ options:
         and then the same with O(version), when it is named and built.
       - V(owning) ends the workers of the other slot and starts those of O(slot), which have the queues and schedules from then on. When they do not work,
         those of the other slot are started again, and the call fails. Services without a worker are left alone.
+      - V(alone) ends the other slot, whose record stays, and starts O(slot) with O(version), or with what it holds where no version is named. When that does
+        not become healthy or fails O(smoke), the other slot is started again, and the call fails. Workers of both slots are ended; V(owning) starts them.
       - V(stopped) ends the slot's processes and forgets them.
       - V(saved) makes the running processes of O(slot) the ones that come back after a reboot, and prunes old release folders.
-      - V(absent) is V(stopped), and puts the release folder of O(commit) aside unless a slot holds it.
+      - V(absent) is V(stopped), where O(slot) is given, and puts the release folder of O(commit) aside unless a slot holds it.
     type: str
-    choices: [read, prepared, started, rehearsed, owning, stopped, saved, absent]
+    choices: [read, prepared, started, rehearsed, alone, owning, stopped, saved, absent]
     default: read
   app:
     description: Name of the app.
@@ -51,7 +53,7 @@ options:
     type: path
     required: true
   slot:
-    description: Which slot. Required for all but O(state=read) and O(state=prepared).
+    description: Which slot. Required for all but O(state=read), O(state=prepared) and O(state=absent).
     type: str
     choices: [blue, green]
   services:
@@ -59,6 +61,10 @@ options:
     type: list
     elements: dict
     required: true
+  in_place:
+    description: Whether only one slot runs at a time, so that both may have the same ports, and there need be none for a rehearsal.
+    type: bool
+    default: false
   version:
     description: Version as people call it, e.g. V(v1.0.0). The health probe must report it.
     type: str
@@ -207,9 +213,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import bundle, env_file, probes, release_dir, runtimes, sockets
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder, read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtimes import runtime_from
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import served_on
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import busy_on, served_on
 from ansible_collections.sluice.deploy.plugins.module_utils.core import bundle as bundle_rules
 from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots, smoke
 from ansible_collections.sluice.deploy.plugins.module_utils.core.env_compare import take
@@ -219,7 +225,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.health import P
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import scrub
 from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan
-from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, WAIVED, Gate
 
 _PORT_SECONDS = 5.0
 # So long must a worker without a heartbeat run before it counts as working.
@@ -234,12 +240,12 @@ class Host:
         self.app: str = params["app"]
         self.directory: str = params["directory"]
         self.slot: str = params["slot"] or ""
-        self.services = [slots.service_from(service, params["runtime"]) for service in params["services"]]
+        self.services = [slots.service_from(service, params["runtime"], params["in_place"]) for service in params["services"]]
         self.web = [service for service in self.services if service.kind == "web"]
         self.workers = [service for service in self.services if service.kind == "worker"]
         self.runtime = runtime_from(params, self.services)
         self.address = slots.address_from(params["listen"])
-        sends = params["state"] in ("started", "rehearsed")
+        sends = params["state"] in ("started", "rehearsed", "alone")
         self.values = probes.read_values(params["smoke_values"]) if sends else {}
         self.smoke = smoke.steps_from(params["smoke"], self.values if sends or not params["smoke_values"] else None)
         self.probes = {service.name: probe_from({"name": "health", **params["health"], "path": service.health_path}, "app_health") for service in self.web}
@@ -271,6 +277,48 @@ class Host:
     def url(self, slot: str, service: slots.Service) -> str:
         return f"http://{slots.reached_at(slots.LOOPBACK if slot == slots.REHEARSAL else self.address)}:{service.ports[slot]}"
 
+    def claim(self) -> None:
+        """Refuse to go on once a newer run was here."""
+        if self.params["fence"] is not None:
+            claim(self.directory, self.params["fence"])
+
+    def remembered(self, slot: str, env: Mapping[str, str]) -> Plan:
+        """Return what a slot was last started with."""
+        held = release_dir.record(self.directory, slot)
+        if not held:
+            raise SluiceError(f"{slot} holds no version that could be started.", "Name one: version and commit.")
+        image = held.get("image", "")
+        return Plan(slot, held["version"], held["commit"], held["folder"], env, self.web, held.get("release", ""), image, address=self.address)
+
+    def runs(self, plan: Plan, held: Mapping[str, Any]) -> bool:
+        """Tell whether a slot runs a plan's version already, with every process, and answers."""
+        named = (held.get("version"), held.get("commit"), held.get("folder"), held.get("image", ""))
+        whole = self.running(plan.slot, self.web) == sum(service.instances for service in self.web)
+        return named == (plan.version, plan.commit, plan.folder, plan.image) and whole and self.answers(plan.slot, plan.version)
+
+    def replace_by(self, plan: Plan, smoked: bool) -> None:
+        """Start a plan where nothing else runs, prove it, and remember it."""
+        self.launch(plan)
+        try:
+            if smoked:
+                self.send_smoke(plan.slot, smoke.SLOT, plan.folder)
+        except SluiceError:
+            self.runtime.stop(plan.slot, plan.services)
+            raise
+        prints = dict(take(plan.env, env_file.fingerprint_key(self.directory)).of)
+        held = {"version": plan.version, "commit": plan.commit, "folder": plan.folder, "env": digest(dict(plan.env))[:16], "release": plan.release}
+        release_dir.write_record(self.directory, plan.slot, {**held, **({"image": plan.image} if plan.image else {}), "fingerprints": prints})
+
+    def again(self, slot: str, env: Mapping[str, str]) -> str:
+        """Start the slot that was ended for another one, and say how that went."""
+        plan = replace(self.remembered(slot, env), role="live")
+        try:
+            self.replace_by(plan, smoked=False)
+        except SluiceError as error:
+            return f"{plan.version} could not be started again in {slot} either, so nothing serves: {error.message}"
+        self.actions.append(f"{plan.version} runs in {slot} again")
+        return f"{plan.version} runs in {slot} again."
+
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
         text = read_text(path)
@@ -298,6 +346,16 @@ class Host:
             self.actions.append(f"{slot} was ended after {self.params['drain_timeout']:g} s; {left} of {at_first} connections were cut")
         elif at_first:
             self.actions.append(f"{slot} drained {at_first} connections in {time.monotonic() - began:.1f} s")
+
+    def settle(self, slot: str) -> None:
+        """Wait until the slot owes nobody an answer; the site is closed, so nothing new comes but probes."""
+        ports, began = {service.ports[slot] for service in self.web}, time.monotonic()
+        at_first = left = busy_on(ports)
+        while left and time.monotonic() - began < self.params["drain_timeout"]:
+            time.sleep(0.05)
+            left = busy_on(ports)
+        if left:
+            self.actions.append(f"{slot} was ended after {self.params['drain_timeout']:g} s; {left} of {at_first} requests were cut")
 
     def launch(self, plan: Plan) -> None:
         """Start the services of a slot afresh and wait until they are healthy; end them again when they are not."""
@@ -488,6 +546,10 @@ def rehearsed(host: Host, check: bool) -> bool:
     env = host.environment()
     env[host.params["env_var"]] = pgurl.with_database(env[host.params["env_var"]], host.params["database"])
     single = [replace(service, instances=1) for service in host.web]
+    if any(slots.REHEARSAL not in service.ports for service in single):
+        said = "there is no port for the rehearsal, so neither version was started on the migrated copy; nothing proves that the live one works on it"
+        host.gates.append(Gate("compatibility", WAIVED, said))
+        return False
     new = replace(host.plan(slots.REHEARSAL, env), services=single) if host.params["version"] and host.params["commit"] else None
     old = Plan(slots.REHEARSAL, live["version"], live["commit"], live["folder"], env, single, host.params["release"], live.get("image", ""), "rehearsal")
     host.gates.append(rehearse(host, "compatibility", f"The live version {old.version}", old, before))
@@ -507,6 +569,54 @@ def rehearse(host: Host, gate: str, what: str, plan: Plan, remedy: str) -> Gate:
         host.runtime.stop(plan.slot, plan.services)
     sent = host.gates.pop().value
     return Gate(gate, PASS, f"{plan.version} works on the migrated copy: healthy, {sent} smoke requests good, writes included")
+
+
+def alone(host: Host, check: bool) -> bool:
+    """Put one slot in the other's place; the other is started again when that fails."""
+    if check:
+        return exchanged(host, check)
+    # The module of a run that was killed may still be at it: it comes to its end first, and goes back to nothing.
+    make_folder(host.directory)
+    with locked(os.path.join(host.directory, ".exchange.lock"), host.params["deadline"] + host.params["drain_timeout"]):
+        host.claim()
+        return exchanged(host, check)
+
+
+def exchanged(host: Host, check: bool) -> bool:
+    slot, there = host.slot, slots.other(host.slot)
+    held = {name: release_dir.record(host.directory, name) for name in slots.SLOTS}
+    env = host.environment()
+    plan = host.plan(slot, env) if host.params["version"] else host.remembered(slot, env)
+    plan = replace(plan, role="live")
+    known = host.runtime.of(there, host.services)
+    rests = not any(process.running for process in known)
+    if not known and host.runs(plan, held[slot]):
+        host.actions.append(f"{slot} runs {plan.version} already, alone, and is healthy")
+        return False
+    host.actions.append(f"{plan.version} runs in {slot} now" + ("" if rests else f", in place of {held[there].get('version', 'nothing')} in {there}"))
+    if check:
+        return True
+    if not release_dir.is_built(plan.folder):
+        raise SluiceError(f"{plan.folder} is not built. Nothing was stopped.", "Run the slot's prepared state first.")
+    begun = time.monotonic()
+    if not rests:
+        host.settle(there)
+    if known:
+        host.runtime.stop(there, host.services)
+    if host.workers:
+        host.runtime.stop(slot, host.workers)
+    ended = time.monotonic()
+    try:
+        host.replace_by(plan, smoked=bool(host.params["version"]))
+    except SluiceError as error:
+        if rests or not held[there]:
+            raise
+        host.claim()
+        raise SluiceError(f"{error.message} {host.again(there, env)}", "Correct the version and release again.", **error.facts) from error
+    count, took = sum(service.instances for service in host.web), time.monotonic() - ended
+    stop = "" if rests else f"; {there} ended in {ended - begun:.1f} s"
+    host.gates.append(Gate("health", PASS, f"{plan.version} healthy in {slot}: {count} processes, started in {took:.1f} s{stop}"))
+    return True
 
 
 def stopped(host: Host, check: bool) -> bool:
@@ -551,7 +661,7 @@ def owning(host: Host, check: bool) -> bool:
 
 
 def absent(host: Host, check: bool) -> bool:
-    changed = stopped(host, check)
+    changed = stopped(host, check) if host.slot else False
     folder = slots.release_folder(host.directory, host.params["version"], host.params["commit"])
     if release_dir.is_built(folder) and folder not in {release_dir.record(host.directory, slot).get("folder") for slot in slots.SLOTS}:
         keep = host.params["keep_failed"]
@@ -579,7 +689,16 @@ def saved(host: Host, check: bool) -> bool:
     return bool(old or save)
 
 
-STATES = {"prepared": prepared, "started": started, "rehearsed": rehearsed, "owning": owning, "stopped": stopped, "absent": absent, "saved": saved}
+STATES = {
+    "prepared": prepared,
+    "started": started,
+    "rehearsed": rehearsed,
+    "alone": alone,
+    "owning": owning,
+    "stopped": stopped,
+    "absent": absent,
+    "saved": saved,
+}
 
 
 def main() -> None:
@@ -590,6 +709,7 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "slot": {"type": "str", "choices": list(slots.SLOTS)},
             "services": {"type": "list", "elements": "dict", "required": True},
+            "in_place": {"type": "bool", "default": False},
             "version": {"type": "str"},
             "commit": {"type": "str"},
             "release": {"type": "str", "default": ""},
@@ -620,10 +740,11 @@ def main() -> None:
             ("state", "prepared", ["version", "commit", "source"]),
             ("state", "started", ["slot", "version", "commit", "env_file"]),
             ("state", "rehearsed", ["slot", "env_file", "database"]),
+            ("state", "alone", ["slot", "env_file"]),
             ("state", "owning", ["slot", "env_file"]),
             ("state", "stopped", ["slot"]),
             ("state", "saved", ["slot"]),
-            ("state", "absent", ["slot", "version", "commit"]),
+            ("state", "absent", ["version", "commit"]),
         ],
         supports_check_mode=True,
     )
@@ -635,7 +756,7 @@ def main() -> None:
         before = host.held() if module._diff else {}
         if state != "read" and module.params["fence"] is not None and not module.check_mode:
             make_folder(host.directory)
-            claim(host.directory, module.params["fence"])
+            host.claim()
         changed = STATES[state](host, module.check_mode) if state in STATES else False
         after = host.held() if shown else {}
     except SluiceError as error:

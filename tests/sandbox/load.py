@@ -53,6 +53,8 @@ class Account:
     total: int = 0
     failed: int = 0
     app_errors: int = 0
+    closed: int = 0
+    closed_at: list[float] = field(default_factory=list)  # of the first and the last answer of a closed site
     behind: int = 0
     posts_sent: int = 0
     posts_accepted: int = 0
@@ -69,7 +71,10 @@ class Account:
         self.latency[round(ms, 1) if ms < 100 else round(ms)] += 1
         if method == "POST" and answer.status == 201:
             self.posts_accepted += 1
-        if answer.status in EDGE_FAILURES:
+        if answer.status == 503 and answer.first("sluice-maintenance"):
+            self.closed += 1
+            self.closed_at = [*self.closed_at[:1], time.time()]
+        elif answer.status in EDGE_FAILURES:
             self._note_failure(method, path, f"status {answer.status}")
         elif answer.status >= 500:
             self.app_errors += 1
@@ -88,6 +93,7 @@ class Account:
         return {
             "requests": {
                 "total": self.total, "failed": self.failed, "app_errors": self.app_errors, "behind": self.behind,
+                "closed": self.closed, "closed_at": self.closed_at,
                 "by_slot": dict(self.by_slot), "by_status": dict(sorted(self.by_status.items())),
             },
             "lost": self.lost,

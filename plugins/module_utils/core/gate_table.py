@@ -103,7 +103,7 @@ HOST = (
         "disk forecast FOLDER", "host_bytes", "release, backup, its copy and logs do not fit (less than 10 % left warns)", "no release or backup yet", "S3-248"
     ),
     About("inodes FOLDER", "", "the next release's files do not fit (less than 10 % left warns)", "", "S3-248"),
-    About("memory", "", "a second slot does not fit beside the live one", "nothing of the live slot runs", "S3-177, S3-247"),
+    About("memory", "", "a second slot, or in place its rehearsal, does not fit beside the live one", "nothing of the live slot runs", "S3-177, S3-247"),
     About("cpu", "", "(load over five minutes above 80 %)", "", "S3-246, M-031"),
     About("clock", "host_clock_limit", "wrong by more than the limit (nobody keeps it warns)", "neither kernel nor control node tells", "C56"),
     About("version PROGRAM", "host_minimum", "older than the minimum, or missing", "it does not tell its version", "C56"),

@@ -24,12 +24,13 @@ class Ground:
     gates: list[Gate] = field(default_factory=list)
 
 
-def survey(edges: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Any]) -> Ground:
+def survey(edges: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Any], stopped: bool = False) -> Ground:
     """Join what the edges and the app hosts say.
 
     :param edges: edge -> its state ``{live, percent}``; empty where it has none yet.
     :param hosts: app host -> what its slots hold ``{blue: {version, online, wanted}, green: ...}``.
     :param expected: live slot and share that the ledger remembers of an open release; empty for a new one.
+    :param stopped: whether that release has begun its short stop: the site may be closed then, and the slot before need not run.
     """
     unset = [name for name, state in edges.items() if not state.get("live")]
     if unset or not edges:
@@ -41,12 +42,12 @@ def survey(edges: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, Mapping[s
         told = "; ".join(f"{name}: {state['live']} live, {state['percent']} % to {other(state['live'])}" for name, state in sorted(edges.items()))
         return Ground(gates=[Gate("edge", FAIL, f"the edges do not agree: {told}", remedy="Bring them together with rollback.yml first.")])
     closed = sorted(name for name, state in edges.items() if state.get("maintenance"))
-    if closed:
+    if closed and not stopped:
         remedy = "Open it with maintenance.yml -e maintenance_state=off first: a closed site shows nothing of a new version."
         return Ground(gates=[Gate("maintenance", FAIL, f"the site is closed for maintenance on {', '.join(closed)}", remedy=remedy)])
     live, percent = seen.pop()
     if expected:
-        return _resumed(live, percent, hosts, expected)
+        return _resumed(live, percent, hosts, expected, stopped)
     gates = [
         Gate(
             "edge", PASS, f"{len(edges)} {'edge serves' if len(edges) == 1 else 'edges serve'} {live}, {percent} % go to {other(live)}", value=percent, limit=0
@@ -61,11 +62,12 @@ def survey(edges: Mapping[str, Mapping[str, Any]], hosts: Mapping[str, Mapping[s
     return Ground(live, other(live), versions.pop() if len(versions) == 1 else "", percent, gates)
 
 
-def _resumed(live: str, percent: int, hosts: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Any]) -> Ground:
+def _resumed(live: str, percent: int, hosts: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Any], stopped: bool) -> Ground:
     """A release that goes on keeps the slots it began with, whether it was cut before its promotion or behind it."""
     began, back = str(expected["live"]), str(expected["live_version"])
     sentence = f"the edges serve {live}, {percent} % go to {other(live)}; the release began with {began} live"
-    return Ground(began, other(began), back, percent, [Gate("edge", PASS, sentence, value=percent), _way_back(began, hosts)])
+    target = _kept(began, hosts) if stopped else _way_back(began, hosts)
+    return Ground(began, other(began), back, percent, [Gate("edge", PASS, sentence, value=percent), target])
 
 
 def _way_back(live: str, hosts: Mapping[str, Mapping[str, Any]]) -> Gate:
@@ -87,6 +89,15 @@ def _way_back(live: str, hosts: Mapping[str, Mapping[str, Any]]) -> Gate:
         f"{versions[0]} runs in {live} on {len(hosts)} app {'host' if len(hosts) == 1 else 'hosts'}; a rollback goes back to it",
         value=versions[0],
     )
+
+
+def _kept(live: str, hosts: Mapping[str, Mapping[str, Any]]) -> Gate:
+    """Judge a slot that was ended for the other one, and is started again when that fails."""
+    versions = sorted({str(held.get(live, {}).get("version", "")) for held in hosts.values()})
+    if len(versions) != 1 or not versions[0]:
+        told = ", ".join(version or "nothing" for version in versions) or "no app host is known"
+        return Gate("rollback target", FAIL, f"{live} cannot be started again: it holds {told}", remedy="See what slots/ holds on the app hosts.")
+    return Gate("rollback target", PASS, f"{versions[0]} is kept in {live}; a rollback starts it again", value=versions[0])
 
 
 def _runs(held: Mapping[str, Any]) -> bool:

@@ -116,19 +116,27 @@ def _inodes(volume: Volume, wanted: int) -> Gate:
     return passed(name, sentence, value=volume.free_files, limit=wanted)
 
 
-def memory(meminfo: str, running: Sequence[Running]) -> Gate:
-    """Judge whether a second slot fits beside the live one; both run until the old one has drained."""
+def memory(meminfo: str, running: Sequence[Running], beside: str = "slot") -> Gate:
+    """Judge whether what a release starts beside the live slot fits.
+
+    :param running: the processes of the live slot that it has one more of.
+    :param beside: ``slot``, a second one, as both run until the old one has drained; ``rehearsal``, one process of each service; or ``nothing``.
+    """
     found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
     if not found:
         return unknown("memory", "/proc/meminfo names no MemAvailable", "Use a kernel of 3.14 or newer.")
     available = int(found.group(1)) * 1024
+    if beside == "nothing":
+        return passed("memory", f"{_mib(available)} available; nothing runs beside the live slot", value=available)
     if not running:
         return unknown("memory", f"{_mib(available)} available; {_NOTHING_RUNS}, so nobody knows what a slot needs", "Start the live slot, then run it again.")
     held = sum(process.memory for process in running)
     wanted = int(held * MEMORY_MARGIN)
-    sentence = (
-        f"{_mib(available)} available; the live slot holds {_mib(held)} in {plural(len(running), 'process', 'processes')}, a second one needs {_mib(wanted)}"
-    )
+    processes = plural(len(running), "process", "processes")
+    sentence = f"{_mib(available)} available; the live slot holds {_mib(held)} in {processes}, a second one needs {_mib(wanted)}"
+    if beside == "rehearsal":
+        sentence = f"{_mib(available)} available; {processes}, one of each service, {'holds' if len(running) == 1 else 'hold'} {_mib(held)}, "
+        sentence += f"and the rehearsal beside them needs {_mib(wanted)}"
     if available < wanted:
         return failed("memory", sentence, "Give the host more memory, or lower instances in app_services.", value=available, limit=wanted, sample=len(running))
     return passed("memory", sentence, value=available, limit=wanted, sample=len(running))

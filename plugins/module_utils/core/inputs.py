@@ -48,6 +48,8 @@ _WORDS: Mapping[str, tuple[str, str, str]] = {
     "release_version": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", f"up to 63 {_VERSION}", "v1.0.0"),
     "release_id": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", f"up to 128 {_VERSION}", "v1.0.0-20260102T030405Z"),
 }
+# What says how a share grows.
+OF_THE_CANARY = ("canary_steps", "canary_pace", "canary_percent", "canary_windows", "canary_self_test")
 _STEP_KEYS = ("percent", "min", "max", "then", "not_before")
 _THEN = ("hold", "promote", "rollback")
 _STEP_EXAMPLE = "Example: canary_steps: [{percent: 5, min: 600, max: 1800, then: hold}, {percent: 100, min: 300, max: 900, then: hold}]"
@@ -76,7 +78,9 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
         complaint = _shape(name, values[name], specs[name]) or _range(name, values[name]) or _word(name, values[name])
         if complaint:
             complaints.append(complaint)
-    if not complaints and "canary_steps" in values:
+    if not complaints and _on(values.get("app_in_place")):
+        complaints += in_place(values, specs)
+    elif not complaints and "canary_steps" in values:
         complaints += steps(values["canary_steps"])
     if not complaints and "app_env" in values:
         complaints += [f"{complaint} {env_schema.EXAMPLE}" for complaint in env_schema.complaints(values["app_env"])]
@@ -170,6 +174,21 @@ def steps(given: Iterable[Any]) -> list[str]:
     if before != 100:
         complaints.append(f"canary_steps must end at 100 %, not at {max(before, 0)} %. {_STEP_EXAMPLE}")
     return complaints
+
+
+def in_place(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what is set of a canary although there can be none: a version in place has no other one beside it."""
+    given = [name for name in OF_THE_CANARY if values.get(name) not in (None, "", [], specs.get(name, {}).get("default"))]
+    if not given:
+        return []
+    return [
+        f"{' and '.join(given)} would steer a canary, but app_in_place: true leaves the canary out: one slot ends before the other one starts. "
+        f"Take {'it' if len(given) == 1 else 'them'} out (canary_steps: [] where the inventory has steps), or set app_in_place: false."
+    ]
+
+
+def _on(value: Any) -> bool:
+    return str(value).lower() in ("true", "yes", "on", "1")
 
 
 def routes(given: Iterable[Any]) -> list[str]:

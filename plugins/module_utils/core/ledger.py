@@ -84,6 +84,13 @@ class Release:
     promoted_at: float = 0.0
     watched_at: float = 0.0
     history: Mapping[str, Any] = field(default_factory=dict)
+    # The times the site was closed for it: ``at``, and ``seconds``, None while it is closed.
+    stops: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def in_place(self) -> bool:
+        """Tell whether one slot ends before the other one starts."""
+        return bool(self.manifest.get("in_place"))
 
     @property
     def live(self) -> str:
@@ -121,7 +128,14 @@ class Release:
             "promoted_at": self.promoted_at,
             "watched_at": self.watched_at,
             "history": dict(self.history),
+            "stops": [dict(stop) for stop in self.stops],
         }
+
+
+def release_from(data: Mapping[str, Any]) -> Release:
+    """Return the release that ``as_dict`` described."""
+    known = set(Release.__dataclass_fields__)
+    return Release(**{key: value for key, value in data.items() if key in known})
 
 
 def fold(records: Iterable[Mapping[str, Any]]) -> list[Release]:
@@ -155,6 +169,8 @@ def _apply(release: Release, event: str, record: Mapping[str, Any], data: Mappin
         return replace(release, share=int(data["percent"]), share_at=record["at"])
     if event == "watch":
         return replace(release, watched_at=record["at"])
+    if event in ("closed", "opened"):
+        return replace(release, stops=_stops(release.stops, event, record["at"]))
     if event in ("refuse", "fail", "hold", "promote", "rollback"):
         release = replace(release, promoted_at=record["at"]) if event == "promote" else release
         after = {"refuse": states.REFUSED, "fail": states.FAILED, "hold": states.HELD, "promote": states.PROMOTED, "rollback": states.ROLLED_BACK}[event]
@@ -162,9 +178,22 @@ def _apply(release: Release, event: str, record: Mapping[str, Any], data: Mappin
     return release
 
 
+def _stops(stops: Sequence[Mapping[str, Any]], event: str, at: float) -> tuple[Mapping[str, Any], ...]:
+    """Return the stops after one more event; a run that goes on closes what is closed already."""
+    closed = bool(stops) and stops[-1]["seconds"] is None
+    if closed == (event == "closed"):
+        return tuple(stops)
+    return (*stops, {"at": at, "seconds": None}) if event == "closed" else (*stops[:-1], {**stops[-1], "seconds": round(at - stops[-1]["at"], 2)})
+
+
+def went_further(release: Release) -> bool:
+    """Tell whether a release once was past the phases that touch nothing real, wherever a later run of it stopped."""
+    return bool(release.stops) or any(states.BY_NAME[phase].on_stop != states.REFUSED for phase in release.done)
+
+
 def untouched(release: Release) -> bool:
     """Tell whether an open release was cut before it changed anything that serves or anything in the database."""
-    return release.is_open and states.BY_NAME[release.begun or "claim"].on_stop == states.REFUSED
+    return release.is_open and states.BY_NAME[release.begun or "claim"].on_stop == states.REFUSED and not went_further(release)
 
 
 def unfinished(releases: Sequence[Release]) -> Optional[Release]:
@@ -192,17 +221,28 @@ def _left_its_mark(release: Release) -> bool:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version the app might go back to, and why it can or cannot."""
+    """A version the app might go back to, and why it can or cannot.
+
+    :param in_place: whether it must be started again first, which closes the site for a moment.
+    """
 
     release: str
     version: str
     slot: str
     possible: bool
     why: str
+    in_place: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the candidate as a plain mapping."""
-        return {"release": self.release, "version": self.version, "slot": self.slot, "possible": self.possible, "why": self.why}
+        return {
+            "release": self.release,
+            "version": self.version,
+            "slot": self.slot,
+            "possible": self.possible,
+            "why": self.why,
+            "in_place": self.in_place,
+        }
 
 
 def was_live(release: Release) -> bool:
@@ -216,7 +256,7 @@ def occupants(releases: Sequence[Release]) -> dict[str, str]:
     for release in releases:
         if release.live:
             held[release.live] = str(release.manifest.get("live_version", ""))
-        if "start" in release.done:
+        if "start" in release.done and (not release.in_place or was_live(release)):
             held[release.idle] = release.version
         elif release.state == states.FAILED:
             held.pop(release.idle, None)
@@ -237,13 +277,18 @@ def candidates(releases: Sequence[Release]) -> list[Candidate]:
         back = str(release.manifest.get("live_version", ""))
         why = _against(release, back, held, newest)
         newest = False
-        gone_well = (
-            f"it is live; the share of {release.version} goes to 0"
-            if not was_live(release)
-            else f"it was live before {release.version} and is kept in {release.live}"
-        )
-        found.append(Candidate(release.id, back, release.live, not why, why or gone_well))
+        stopped = release.in_place and (bool(release.stops) or was_live(release))
+        found.append(Candidate(release.id, back, release.live, not why, why or _for(release, stopped), stopped))
     return found
+
+
+def _for(release: Release, stopped: bool) -> str:
+    """Return why a release can be taken back."""
+    if stopped:
+        return f"it is kept in {release.live} and is started again in a short stop"
+    if was_live(release):
+        return f"it was live before {release.version} and is kept in {release.live}"
+    return f"it is live; the share of {release.version} goes to 0"
 
 
 def _against(release: Release, back: str, held: Mapping[str, str], newest: bool) -> str:

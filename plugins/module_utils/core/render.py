@@ -250,13 +250,15 @@ def _literal(text: str) -> str:
     return re.sub(r"([.+\[\]])", r"\\\1", text)
 
 
-def _log_slot(site: Site) -> tuple[str, str]:
+def _log_slot(site: Site, state: State) -> tuple[str, str]:
     """Return the variable that names the slot in the log, and the map that makes it where no bucket does."""
     if site.switch != WEIGHTS_SWITCH:
         return f"${site.word}_slot", ""
     lines = ""
     for service in site.services:
-        for slot in SLOTS:
+        shared = service.slots[SLOTS[0]] == service.slots[SLOTS[1]]
+        # Hosts that both slots have are the live slot's: no other one runs.
+        for slot in (state.live,) if shared else SLOTS:
             for host in service.slots[slot]:
                 lines += f'    "{host}" {slot};\n    "~^{_literal(host)}[, ]" {slot};\n'
     return f"${site.word}_charged", f'map $upstream_addr ${site.word}_charged {{\n    default "";\n{lines}}}\n'
@@ -300,7 +302,7 @@ def _route_maps(site: Site) -> str:
 
 def _http_text(site: Site, generation: int, state: State) -> str:
     word = site.word
-    slot, charged = _log_slot(site)
+    slot, charged = _log_slot(site, state)
     log = (
         f'\'{{"t":$msec,"slot":"{slot}","m":"$request_method","u":"$uri","st":$status,"rt":$request_time,\'\n'
         f'    \'"ua":"$upstream_addr","us":"$upstream_status","ut":"$upstream_response_time","v":"${word}_visitor","id":"$request_id"}}\''

@@ -182,6 +182,9 @@ def _check_services(site: Site) -> None:
                 raise refuse(f"{place}.{slot}", list(hosts), "a list of one or more host:port", "['127.0.0.1:4101']")
             for position, host in enumerate(hosts):
                 name = f"{place}.{slot}[{position}]"
+                # In place only one slot runs at a time, so both may be the same hosts, all of them.
+                if slot != SLOTS[0] and tuple(hosts) == tuple(service.slots[SLOTS[0]]):
+                    continue
                 if check_address(name, host) in seen:
                     raise refuse(name, host, f"an address of its own; {seen[host]} has the same one", "127.0.0.1:4102")
                 seen[host] = name

@@ -60,10 +60,11 @@ class Service:
     heartbeat: float = 0.0
 
 
-def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
+def service_from(data: Mapping[str, Any], runtime: str = "pm2", in_place: bool = False) -> Service:
     """Return the service a mapping describes.
 
     :param runtime: one of RUNTIMES; it decides whether there is an entry, and how many instances can share a port.
+    :param in_place: whether only one slot runs at a time, so that both may have the same port, and there need be none for a rehearsal.
     :raises SluiceError: a name, entry or port is missing or has the wrong shape.
     """
     name, entry = str(data.get("name", "")), str(data.get("entry", ""))
@@ -101,7 +102,7 @@ def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
     return Service(
         name,
         entry,
-        {} if kind == "worker" else _ports(name, data.get("ports") or {}),
+        {} if kind == "worker" else _ports(name, data.get("ports") or {}, in_place),
         int(instances),
         mode,
         str(data.get("health_path", "/api/health")),
@@ -113,7 +114,9 @@ def service_from(data: Mapping[str, Any], runtime: str = "pm2") -> Service:
     )
 
 
-def _ports(name: str, ports: Mapping[str, Any]) -> dict[str, int]:
+def _ports(name: str, ports: Mapping[str, Any], in_place: bool) -> dict[str, int]:
+    if in_place:
+        return _ports_of_one(name, ports)
     wanted = (*SLOTS, REHEARSAL)
     if (
         sorted(ports) != sorted(wanted)
@@ -121,6 +124,17 @@ def _ports(name: str, ports: Mapping[str, Any]) -> dict[str, int]:
         or len(set(map(int, ports.values()))) != 3
     ):
         raise SluiceError(f"app_services: {name} needs three different ports, for {', '.join(wanted)}.", _EXAMPLE)
+    return {slot: int(port) for slot, port in ports.items()}
+
+
+def _ports_of_one(name: str, ports: Mapping[str, Any]) -> dict[str, int]:
+    """Return the ports of slots of which one runs at a time; a rehearsal runs beside it, so its port is another, or it is left out."""
+    known = set(ports) in ({*SLOTS}, {*SLOTS, REHEARSAL}) and all(str(port).isdigit() and 0 < int(port) < 65536 for port in ports.values())
+    if not known or int(ports.get(REHEARSAL, 0)) in {int(ports[slot]) for slot in SLOTS}:
+        raise SluiceError(
+            f"app_services: {name} needs ports for blue and green, which may be the same in place, and another one for rehearsal or none.",
+            f"Example: {{name: {name}, entry: server.js, ports: {{blue: 3001, green: 3001, rehearsal: 3003}}}}",
+        )
     return {slot: int(port) for slot, port in ports.items()}
 
 

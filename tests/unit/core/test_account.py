@@ -57,6 +57,7 @@ def test_a_release_that_went_well() -> None:
         "live_version": "v2",
         "shares": [{"at": "1970-01-01 00:01:51 UTC", "percent": 5}, {"at": "1970-01-01 00:01:53 UTC", "percent": 100}],
         "verdicts": [{"verdict": "pass"}],
+        "stops": [],
         "restores": [],
         "database": "leave",
         "phases": [

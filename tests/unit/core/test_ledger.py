@@ -174,6 +174,7 @@ def test_a_release_is_told_by_its_records() -> None:
         "promoted_at": 0.0,
         "watched_at": 0.0,
         "history": {},
+        "stops": [],
     }
 
 
@@ -245,7 +246,8 @@ def test_the_slots_hold_what_the_last_release_put_there() -> None:
 
 
 def test_a_candidate_is_a_plain_mapping() -> None:
-    assert ledger.Candidate("r", "v1", "blue", True, "why").as_dict() == {"release": "r", "version": "v1", "slot": "blue", "possible": True, "why": "why"}
+    plain = {"release": "r", "version": "v1", "slot": "blue", "possible": True, "why": "why", "in_place": False}
+    assert ledger.Candidate("r", "v1", "blue", True, "why").as_dict() == plain
 
 
 def test_what_the_ladder_saw_outlives_the_run() -> None:
