@@ -28,14 +28,12 @@ _NOTHING = {"path": "", "sha256": "", "bytes": 0}
 class ActionModule(ActionBase):
     """The archive is on the control node in the end, whoever built it; one that is there already is asked for nowhere else."""
 
-    TRANSFERS_FILES = True
     _requires_connection = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         _validation, given = self.validate_argument_spec(argument_spec=ARGUMENTS)
-        # Plain JSON: a module takes no tagged values.
-        # A folder of the operator's home is another one on the build host.
+        # Plain JSON: a module takes no tagged values. And a folder of the operator's home is another one on the build host.
         args: dict[str, Any] = {**json.loads(json.dumps(given)), "directory": str(self._task.args["directory"])}
         here = os.path.expanduser(args["directory"])
         try:

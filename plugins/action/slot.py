@@ -19,9 +19,10 @@ _MODULE = "sluice.deploy.slot"
 
 
 class ActionModule(ActionBase):
-    """A release from git that the host builds itself costs one call, as ever; one that comes from here costs a second call where it is missing."""
+    """A release from git that the host builds itself costs one call, as ever; one that comes from here costs a second call where it is missing.
 
-    TRANSFERS_FILES = True
+    It does not say TRANSFERS_FILES: that would make a folder on the host for every call, and cost a round trip each time.
+    """
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
