@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
     def _here(self, args: dict[str, Any], here: str) -> dict[str, Any]:
         sources = self._sources(args).path if args["source_kind"] != "git" else ""
         made, actions = package.make({**args, "directory": here}, sources, lambda what: Display().display(f"    control: now {what}"))
-        return {"changed": True, "actions": actions, "gates": [], "package": asdict(made)}
+        return {"changed": True, "actions": [f"on control: {action}" for action in actions], "gates": [], "package": asdict(made)}
 
     def _there(self, args: dict[str, Any], here: str, variables: dict[str, Any]) -> dict[str, Any]:
         """Let the build host build, and fetch what it built."""
@@ -74,7 +74,7 @@ class ActionModule(ActionBase):
                 os.unlink(partial)
         kept = package.note(here, named(args), there["sha256"])
         package.prune(here)
-        actions = [*answer["actions"], f"fetched {kept.bytes / (1 << 20):,.1f} MiB from {args['where']}"]
+        actions = [*(f"on {args['where']}: {action}" for action in answer["actions"]), f"fetched {kept.bytes / (1 << 20):,.1f} MiB from {args['where']}"]
         return {"changed": True, "actions": actions, "gates": [], "package": asdict(kept)}
 
     def _with_sources(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

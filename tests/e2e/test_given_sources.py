@@ -205,6 +205,7 @@ def test_it_is_built_once_on_the_control_node(fleet: Fleet, kind: str) -> None:
     # The database host needs the migrations and gets the sources, as ever.
     assert (fleet.release("db1") / "migrations").is_dir() and not (fleet.release("db1") / "built.txt").exists()
     assert not list((fleet.folder / "builds" / "releases").iterdir())
+    assert (fleet.folder / "builds" / "packages").stat().st_mode & 0o777 == 0o700
     again = fleet.prepare("-vvv", **given)
     assert again.returncode == 0 and fleet.built() == 1 and not re.findall(r"PUT .* TO .*release\.tar", again.stdout), again.stdout
     # A host that comes later gets the same archive.
@@ -220,6 +221,14 @@ def test_a_build_that_fails_gets_to_no_host(fleet: Fleet) -> None:
     assert "v1.0.0 was not built on control: `nice -n 10 sh -c" in done.stdout and "exit code 9: no such package" in done.stdout
     assert not any(fleet.releases(host) for host in ("app1", "app2"))
     assert not [path.name for path in (fleet.folder / "builds" / "packages").glob("*tar.gz") if "source" not in path.name]
+
+
+def test_a_long_build_is_told_while_it_runs(fleet: Fleet) -> None:
+    fleet.inventory["all"]["children"]["apphosts"]["hosts"] = {"app1": None}
+    done = fleet.prepare(app_build_env={"COUNT": str(fleet.count), "PAUSE": "11"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "    app1: prepares v1.0.0 (sh -c 'echo $PWD >> $COUNT; " in done.stdout and ": 10 s so far\n" in done.stdout
+    assert re.search(r"app1: ran sh -c .* in 1\d\.\d s\n", done.stdout)
 
 
 def test_a_build_host_gets_the_sources_and_gives_back_what_it_built(fleet: Fleet, ssh_server: Ssh) -> None:

@@ -35,9 +35,10 @@ class Packed:
 
 
 def place(directory: str, name: str) -> str:
-    """Return where the archive of a name lies below a build folder; the folder is made."""
+    """Return where the archive of a name lies below a build folder; the folder is made, closed to others, since an app's code is its owner's business."""
     folder = os.path.join(directory, "packages")
-    make_folder(folder)
+    make_folder(directory)
+    make_folder(folder, 0o700)
     return os.path.join(folder, f"{name}.tar.gz")
 
 
