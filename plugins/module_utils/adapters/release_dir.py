@@ -71,8 +71,8 @@ def build(
 
 
 def shown(command: Sequence[str]) -> str:
-    """Return a command as an operator reads it."""
-    words = shlex.join(map(str, command))
+    """Return a command as an operator reads it, on one line."""
+    words = " ".join(shlex.join(map(str, command)).split())
     return words if len(words) <= 100 else words[:97] + "..."
 
 
