@@ -37,6 +37,9 @@ class ActionModule(ActionBase):
         problems = inputs.unknown(given, named, specs)
         values = self._values(variables, named & set(specs))
         problems += inputs.wrong(values, specs)
+        where = values.get("app_build_where", "target")
+        if not problems and where not in ("target", "control", *variables.get("groups", {}).get("all", ())):
+            problems.append(f"app_build_where must be target, control, or a host of the inventory, which has no host {where}. Example: app_build_where=control")
         problems += [
             f"{name} is not set. {specs[name]['description'][0] if isinstance(specs[name]['description'], list) else specs[name]['description']}"
             for name in args["required"]

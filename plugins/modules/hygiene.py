@@ -23,8 +23,13 @@ attributes:
     support: none
 options:
   source:
-    description: Git repository, as a path or an address.
+    description: Git repository, as a path or an address, or an archive or folder on this machine.
     type: str
+  source_kind:
+    description: What O(source) is.
+    type: str
+    choices: [git, archive, directory]
+    default: git
   version:
     description: Tag, branch or commit of O(source).
     type: str
@@ -76,7 +81,7 @@ from typing import Optional
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import source_tree
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.core import hygiene, reports
+from ansible_collections.sluice.deploy.plugins.module_utils.core import archives, hygiene, reports
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import failed
 
@@ -85,6 +90,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "str"},
+            "source_kind": {"type": "str", "choices": list(archives.KINDS), "default": "git"},
             "version": {"type": "str"},
             "allow": {"type": "list", "elements": "dict", "default": []},
             "artefacts": {"type": "dict", "default": {}},
@@ -100,7 +106,7 @@ def main() -> None:
         if params["source"]:
             try:
                 large: list[str] = []
-                files = list(source_tree.texts(params["source"], params["version"], large, params["timeout"]))
+                files = list(source_tree.texts_of(params["source_kind"], params["source"], params["version"], large, params["timeout"]))
                 findings = [finding for path, text in files for finding in hygiene.scan(path, text)]
                 gates += hygiene.judge(findings, allowed, len(files), large)
                 more["findings"] = [asdict(finding) for finding in findings]

@@ -23,8 +23,21 @@ attributes:
     support: none
 options:
   source:
-    description: Git repository that O(version) must be a tag, branch or commit of.
+    description: Git repository that O(version) must be a tag, branch or commit of, or an archive or folder on the control node.
     type: str
+  source_kind:
+    description: What O(source) is. All but a git repository is looked at by the action plugin, on the control node.
+    type: str
+    choices: [git, archive, directory]
+    default: git
+  source_sha256:
+    description: SHA-256 that an archive must have.
+    type: str
+    default: ''
+  build_where:
+    description: Where the version is built. With all but V(target) this host need not reach O(source), so the action plugin asks it on the control node.
+    type: str
+    default: target
   version:
     description: Version to release.
     type: str
@@ -100,7 +113,7 @@ gates:
   type: list
   elements: dict
 commit:
-  description: Commit that O(version) stands for, 40 hex digits.
+  description: Commit that O(version) stands for, 40 hex digits; for an archive or a folder, the first 40 of the SHA-256 of its content.
   returned: when O(source) is given and the version is known
   type: str
 env_fingerprint:
@@ -118,7 +131,7 @@ from typing import Any, Union
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import env_file, git, pg_facts, postgres, release_dir
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, read_text
-from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, env, env_place
+from ansible_collections.sluice.deploy.plugins.module_utils.core import archives, dotenv, env, env_place
 from ansible_collections.sluice.deploy.plugins.module_utils.core.env_compare import Prints, prints_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.env_schema import rules_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -204,6 +217,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "source": {"type": "str"},
+            "source_kind": {"type": "str", "choices": list(archives.KINDS), "default": "git"},
+            "source_sha256": {"type": "str", "default": ""},
+            "build_where": {"type": "str", "default": archives.TARGET},
             "version": {"type": "str"},
             "env_file": {"type": "path"},
             "env": {"type": "dict", "default": {}},

@@ -76,8 +76,37 @@ options:
     type: str
     default: ''
   source:
-    description: Git repository that O(commit) is fetched from.
+    description: Git repository that O(commit) is fetched from. Not used with O(package).
     type: str
+  source_kind:
+    description: For the action plugin, what O(source) is; an archive or a folder lies on the control node.
+    type: str
+    choices: [git, archive, directory]
+    default: git
+  source_sha256:
+    description: For the action plugin, the SHA-256 that an archive must have.
+    type: str
+    default: ''
+  build_directory:
+    description: For the action plugin, the folder on the control node where a folder of sources is packed.
+    type: str
+    default: ''
+  package:
+    description: Archive with the files of O(commit), in place of O(source). The action plugin hands it over where it is wanted.
+    type: dict
+    suboptions:
+      path:
+        description: Where it lies on this host; empty to only ask whether it is needed.
+        type: str
+        default: ''
+      sha256:
+        description: What its SHA-256 must be.
+        type: str
+        default: ''
+      built:
+        description: Whether it was built before it was packed, so that O(build) is not run.
+        type: bool
+        default: false
   build:
     description: Commands that build a fetched version, each a list of words, run in the release folder.
     type: list
@@ -187,6 +216,10 @@ actions:
   returned: always
   type: list
   elements: str
+wanted:
+  description: Whether the files must be handed over first, in O(package).
+  returned: when they must
+  type: bool
 gates:
   description: Gates that were judged, each with name, verdict, sentence, value, limit.
   returned: always
@@ -211,13 +244,14 @@ from dataclasses import replace
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import bundle, env_file, probes, release_dir, runtimes, sockets
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import archive, bundle, env_file, git, probes, release_dir, runtimes, sockets
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.fence import claim
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder, read_text
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder, read_text, sha256_of
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.package import OWN
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.runtimes import runtime_from
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import busy_on, served_on
+from ansible_collections.sluice.deploy.plugins.module_utils.core import archives, dotenv, pgurl, slots, smoke
 from ansible_collections.sluice.deploy.plugins.module_utils.core import bundle as bundle_rules
-from ansible_collections.sluice.deploy.plugins.module_utils.core import dotenv, pgurl, slots, smoke
 from ansible_collections.sluice.deploy.plugins.module_utils.core.env_compare import take
 from ansible_collections.sluice.deploy.plugins.module_utils.core.env_schema import rules_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -251,6 +285,8 @@ class Host:
         self.probes = {service.name: probe_from({"name": "health", **params["health"], "path": service.health_path}, "app_health") for service in self.web}
         self.actions: list[str] = []
         self.gates: list[Gate] = []
+        # Whether the files of the release must be handed over first.
+        self.wanted = False
 
     def held(self) -> dict[str, dict[str, Any]]:
         """Return what each slot holds and how many of its processes run."""
@@ -489,14 +525,30 @@ def prepared(host: Host, check: bool) -> bool:
         done = host.runtime.prepare(host.plan(""), check)
         host.actions += done
         return bool(done)
+    package = params["package"]
+    if package and not package["path"] and not check:
+        host.wanted = True
+        return False
+    built = bool(package and package["built"])
     if not check:
-        env = {str(key): str(value) for key, value in params["build_env"].items()}
-        env["PATH"] = os.pathsep.join(filter(None, (params["path"], os.environ.get("PATH", os.defpath))))
-        release_dir.build(params["source"], params["version"], params["commit"], folder, os.path.join(host.directory, "repository.git"), params["build"], env)
-    host.actions.append(f"built {params['version']} ({params['commit'][:12]}) in {folder}")
+        env = release_dir.build_environment(params["build_env"], params["path"], host.directory)
+        commands = [] if built else params["build"]
+        host.actions += release_dir.build(folder, params["version"], params["commit"], lambda partial: fetch(host, partial), commands, env)
+    host.actions.append(f"{'unpacked' if built else 'built'} {params['version']} ({params['commit'][:12]}) in {folder}")
     host.look_through(folder, check)
     host.actions += host.runtime.prepare(host.plan(""), check)
     return True
+
+
+def fetch(host: Host, folder: str) -> None:
+    """Put the files of the release into a folder, from git or from what was handed over."""
+    params, package = host.params, host.params["package"]
+    if not package:
+        git.unpack(params["source"], params["commit"], os.path.join(host.directory, "repository.git"), folder)
+        return
+    if sha256_of(package["path"]) != package["sha256"]:
+        raise SluiceError(f"The files of {params['version']} did not arrive whole.", "Run it again.")
+    archive.unpack(package["path"], folder, packed_here=package["built"], skip=OWN)
 
 
 def started(host: Host, check: bool) -> bool:
@@ -714,6 +766,13 @@ def main() -> None:
             "commit": {"type": "str"},
             "release": {"type": "str", "default": ""},
             "source": {"type": "str"},
+            "source_kind": {"type": "str", "choices": list(archives.KINDS), "default": "git"},
+            "source_sha256": {"type": "str", "default": ""},
+            "build_directory": {"type": "str", "default": ""},
+            "package": {
+                "type": "dict",
+                "options": {"path": {"type": "str", "default": ""}, "sha256": {"type": "str", "default": ""}, "built": {"type": "bool", "default": False}},
+            },
             "build": {"type": "list", "elements": "list", "default": []},
             "build_env": {"type": "dict", "default": {}},
             "env_file": {"type": "path"},
@@ -766,6 +825,7 @@ def main() -> None:
         "actions": host.actions,
         "gates": [gate.as_dict() for gate in host.gates],
         **({"slots": after} if shown else {}),
+        **({"wanted": True} if host.wanted else {}),
         "milliseconds": int((time.monotonic() - begun) * 1000),
     }
     if module._diff:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -89,6 +90,15 @@ def make_folder(path: str, mode: int = 0o755) -> bool:
     except OSError as error:
         raise SluiceError(f"The folder {path} could not be made: {error.strerror}.", "Check the owner and mode of the folder above it.", path=path) from error
     return True
+
+
+def sha256_of(path: str) -> str:
+    """Return the SHA-256 of a file, as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def free_bytes(path: str) -> int:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import posixpath
@@ -17,7 +16,7 @@ from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import release_dir
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.docker import Docker
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text, write_atomic
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text, sha256_of, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.image_names import BUILD, LOAD, Wanted, registry_of, tag_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import SLOTS, Plan
@@ -93,7 +92,7 @@ class Images:
     def _loaded(self, wanted: Wanted) -> str:
         if not os.path.exists(wanted.archive):
             raise SluiceError(f"The image archive {wanted.archive} is not there.", "Put it on the app hosts before the release, or correct app_image_archive.")
-        found = _sha256(wanted.archive)
+        found = sha256_of(wanted.archive)
         if found != wanted.sha256:
             raise SluiceError(
                 f"The image archive {wanted.archive} has the SHA-256 {found}, not {wanted.sha256}.", "It is another file than the one that was approved."
@@ -136,11 +135,3 @@ def one_off(command: Sequence[str], network: str, image: str, variables: Sequenc
     named = [word for name in sorted(variables) for word in ("--env", name)]
     joined = ["--network", network] if network else ["--add-host", "host.docker.internal:host-gateway"]
     return [*command, "run", "--rm", "--init", "--pull", "never", *joined, *named, image, *program]
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import git
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import make_folder, read_text, write_atomic
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
 # Written last: a folder without it is what a killed build left.
 MARKER = ".sluice.json"
+# No command of a build may take longer.
+BUILD_SECONDS = 1800.0
 
 
 def is_built(folder: str) -> bool:
@@ -25,25 +28,65 @@ def is_built(folder: str) -> bool:
     return os.path.exists(os.path.join(folder, MARKER))
 
 
-def build(source: str, version: str, commit: str, folder: str, mirror: str, commands: Sequence[Sequence[str]], env: Mapping[str, str]) -> None:
-    """Fetch a commit, build it beside its place and rename it over: a release folder is whole or not there.
+def build(
+    folder: str,
+    version: str,
+    commit: str,
+    put: Callable[[str], None],
+    commands: Sequence[Sequence[str]],
+    env: Mapping[str, str],
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> list[str]:
+    """Put the files of a version into its folder and build it there; return what was run and how long it took.
 
-    :param commands: argument lists, run in the folder one after the other, ``nice``d so that the live slot keeps the processor.
+    The files are put beside the folder and renamed over. The commands run in the folder itself, because some write its path into what they make
+    (a Python venv); the marker comes last, so a folder without it is what a cut build left, and the next build begins anew.
+
+    :param put: makes the folder it is given, with the files of the version in it.
+    :param commands: argument lists, run one after the other, ``nice``d so that the live slot keeps the processor.
+    :param tell: is told each command before it runs.
     """
     partial = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    if os.path.isdir(folder):
-        shutil.rmtree(folder)
+    for left in (partial, folder):
+        shutil.rmtree(left, ignore_errors=True)
     make_folder(os.path.dirname(folder))
+    ran = []
     try:
-        git.unpack(source, commit, mirror, partial)
-        for command in commands:
-            run(["nice", "-n", "10", *command], timeout=1800, env=env, cwd=partial)
-        write_atomic(os.path.join(partial, MARKER), json.dumps({"version": version, "commit": commit}) + "\n")
+        put(partial)
+        # A source may hold a file of this name; it is not our word that the folder is whole.
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(partial, MARKER))
         os.rename(partial, folder)
+        for command in commands:
+            words = shown(command)
+            tell(words)
+            done = run(["nice", "-n", "10", *command], timeout=BUILD_SECONDS, env=env, cwd=folder)
+            ran.append(f"ran {words} in {done.seconds:.1f} s")
+        write_atomic(os.path.join(folder, MARKER), json.dumps({"version": version, "commit": commit}) + "\n")
     except SluiceError:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, folder):
+            shutil.rmtree(left, ignore_errors=True)
         raise
+    return ran
+
+
+def shown(command: Sequence[str]) -> str:
+    """Return a command as an operator reads it, on one line."""
+    words = " ".join(shlex.join(map(str, command)).split())
+    return words if len(words) <= 100 else words[:97] + "..."
+
+
+def build_environment(given: Mapping[str, Any], path: str, directory: str) -> dict[str, str]:
+    """Return the environment of a build: what the operator gave, PATH, and caches of npm and pip that stay between releases.
+
+    :param path: folder put before PATH; empty for none.
+    :param directory: the app's folder, which holds the caches.
+    """
+    env = {str(key): str(value) for key, value in given.items()}
+    env["PATH"] = os.pathsep.join(filter(None, (path, os.environ.get("PATH", os.defpath))))
+    named = {key.lower() for key in env}  # npm reads its variables in either case
+    caches = {"npm_config_cache": "npm", "PIP_CACHE_DIR": "pip"}
+    return {**{key: os.path.join(directory, "cache", name) for key, name in caches.items() if key.lower() not in named}, **env}
 
 
 def folders(directory: str) -> list[str]:

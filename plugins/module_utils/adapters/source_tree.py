@@ -1,7 +1,7 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files of one version, read from its git repository without a work tree."""
+"""The files of one version, read from its git repository without a work tree, from an archive or from a folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import git
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import archive, git
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import clean_environment, run
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
@@ -44,6 +45,25 @@ def texts(source: str, version: str, large: list[str], timeout: float = 120.0) -
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def texts_of(kind: str, source: str, version: str, large: list[str], timeout: float = 120.0) -> Iterator[tuple[str, str]]:
+    """Yield what ``texts`` yields, of a source of any kind.
+
+    :param kind: ``git``, or ``archive`` or ``directory`` on this machine.
+    :raises SluiceError: it cannot be read.
+    """
+    if kind == "git":
+        yield from texts(source, version, large, timeout)
+    elif kind == "archive":
+        path = os.path.expanduser(source)
+        archive.look(path)
+        with tarfile.open(path, "r:*") as opened:
+            yield from _of_archive(opened, large)
+    else:
+        for name, path in archive.files_of(os.path.expanduser(source), archive.HISTORY):
+            with open(path, "rb") as stream:
+                yield from _text(name, stream, os.path.getsize(path), large)
+
+
 def _packed(place: str, commit: str, timeout: float) -> bytes:
     words = ["git", "-C", place, "archive", "--format=tar", commit]
     try:
@@ -59,14 +79,22 @@ def _packed(place: str, commit: str, timeout: float) -> bytes:
 
 
 def _unpacked(packed: bytes, large: list[str]) -> Iterator[tuple[str, str]]:
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        for member in archive:
-            stream = archive.extractfile(member) if member.isfile() else None
-            if stream is None:
-                continue
-            head = stream.read(min(member.size, LARGEST))
-            if b"\0" in head[:8192]:
-                continue  # no text
-            if member.size > LARGEST:
-                large.append(member.name)
-            yield member.name, head.decode("utf-8", "replace")
+    with tarfile.open(fileobj=io.BytesIO(packed)) as opened:
+        yield from _of_archive(opened, large)
+
+
+def _of_archive(opened: tarfile.TarFile, large: list[str]) -> Iterator[tuple[str, str]]:
+    for member in opened:
+        stream = opened.extractfile(member) if member.isfile() else None
+        if stream is not None:
+            yield from _text(member.name, stream, member.size, large)
+
+
+def _text(name: str, stream: IO[bytes], size: int, large: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield path and text of one file, unless it is no text."""
+    head = stream.read(min(size, LARGEST))
+    if b"\0" in head[:8192]:
+        return
+    if size > LARGEST:
+        large.append(name)
+    yield name, head.decode("utf-8", "replace")

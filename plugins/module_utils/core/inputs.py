@@ -46,6 +46,8 @@ _VERSION = "letters, digits, dots, dashes, plus signs and underscores only, begi
 _WORDS: Mapping[str, tuple[str, str, str]] = {
     "app_name": (r"[a-z][a-z0-9_]{0,30}", "up to 31 lower-case letters, digits and underscores only, beginning with a letter", "wallet"),
     "release_version": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}", f"up to 63 {_VERSION}", "v1.0.0"),
+    "app_source_sha256": (r"[0-9a-f]{64}", "64 lower-case hex digits only", "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"),
+    "app_build_where": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", "target, control, or the name of a host of the inventory", "control"),
     "release_id": (r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", f"up to 128 {_VERSION}", "v1.0.0-20260102T030405Z"),
 }
 # What says how a share grows.
@@ -82,6 +84,8 @@ def wrong(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]]) -> 
         complaints += in_place(values, specs)
     elif not complaints and "canary_steps" in values:
         complaints += steps(values["canary_steps"])
+    if not complaints and values.get("app_source_kind") == "archive" and not values.get("app_source_sha256"):
+        complaints.append("app_source_sha256 must be the SHA-256 of the archive app_source, as it was approved. `sha256sum FILE` tells it.")
     if not complaints and "app_env" in values:
         complaints += [f"{complaint} {env_schema.EXAMPLE}" for complaint in env_schema.complaints(values["app_env"])]
     if not complaints and {"preflight_severities", "preflight_waivers"} & set(values):

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 SPECS: dict[str, dict[str, Any]] = {
     "app_name": {},
     "app_services": {"type": "list"},
+    "app_source_kind": {"choices": ["git", "archive", "directory"], "default": "git"},
+    "app_source_sha256": {"default": ""},
     "app_env": {"type": "dict"},
     "backup_jobs": {"type": "int", "default": 2},
     "canary_pace": {"choices": ["attended", "stepwise"], "default": "attended"},
@@ -135,6 +137,16 @@ def test_an_unknown_name_is_told_with_the_nearest(name: str, words: str) -> None
     assert inputs.unknown([name], [], SPECS) == [words]
     assert inputs.unknown([], [name], SPECS) == [words]
     assert inputs.unknown([name, "app_name"], [name], SPECS) == [words]
+
+
+def test_an_archive_must_be_named_with_its_checksum() -> None:
+    assert inputs.wrong({"app_source_kind": "git", "app_source_sha256": ""}, SPECS) == []
+    assert inputs.wrong({"app_source_kind": "archive", "app_source_sha256": "0" * 64}, SPECS) == []
+    (missing,) = inputs.wrong({"app_source_kind": "archive", "app_source_sha256": ""}, SPECS)
+    assert missing.startswith("app_source_sha256 must be the SHA-256 of the archive")
+    for word in ("abc", "A" * 64, "0" * 63, "0" * 64 + " file.tar"):
+        (complaint,) = inputs.wrong({"app_source_kind": "archive", "app_source_sha256": word}, SPECS)
+        assert complaint.startswith("app_source_sha256 may hold 64 lower-case hex digits only, not ")
 
 
 def test_names_of_ansible_and_our_own_private_ones_are_let_through() -> None:

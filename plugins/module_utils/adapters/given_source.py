@@ -1,0 +1,65 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The source of a release as the control node sees it: an archive, a folder, or git where the app hosts do not fetch it themselves."""
+
+from __future__ import annotations
+
+import os
+
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import archive, git, package
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import sha256_of
+from ansible_collections.sluice.deploy.plugins.module_utils.core import archives
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+
+
+def identify(kind: str, source: str, sha256: str, version: str) -> tuple[str, str]:
+    """Return by which 40 hex digits a release of this source is known, and a sentence about it.
+
+    :raises SluiceError: it is not there, is not what was approved, or must not be unpacked.
+    """
+    if kind == "git":
+        commit = git.resolve(source, version)
+        return commit, f"{version} is commit {commit[:12]}"
+    path = os.path.expanduser(source)
+    if kind == "archive":
+        found = _approved(path, sha256)
+        members = archive.look(path)
+        files = sum(member.kind != archives.FOLDER for member in members)
+        return archives.number_of(found), f"{version} is {path}, {files} files, of the SHA-256 that was approved ({found[:12]}...)"
+    if not os.path.isdir(path):
+        raise SluiceError(f"app_source {path} is no folder on the control node.", "Correct app_source, or app_source_kind.")
+    try:
+        commit = archives.number_of(archive.content_of(path, (*archive.HISTORY, *package.OWN)))
+    except OSError as error:
+        raise SluiceError(f"{error.filename} cannot be read: {error.strerror}.", "Let the operator read every file of app_source.") from error
+    return commit, f"{version} is the folder {path}, whose content is {commit[:12]}"
+
+
+def archive_of(kind: str, source: str, sha256: str, version: str, commit: str, directory: str) -> package.Packed:
+    """Return the archive that holds the sources of a release, for the hosts to unpack.
+
+    :param directory: where a folder's archive is kept.
+    :raises SluiceError: the source is not what the release was opened with.
+    """
+    path = os.path.expanduser(source)
+    if kind == "directory":
+        return package.packed_sources(os.path.expanduser(directory), path, version, commit)
+    found = _approved(path, sha256)
+    if archives.number_of(found) != commit:
+        raise SluiceError(
+            f"{path} is not the archive this release began with: its SHA-256 begins with {found[:12]}, not {commit[:12]}.", "Begin a new release with it."
+        )
+    return package.Packed(path, found, os.path.getsize(path))
+
+
+def _approved(path: str, sha256: str) -> str:
+    """Return the SHA-256 of an archive, which is the one that was approved."""
+    if not os.path.isfile(path):
+        raise SluiceError(f"The archive {path} is not there.", "Put it on the control node before the release, or correct app_source.")
+    if not sha256:
+        raise SluiceError(f"Nobody said which archive {path} must be.", "Set app_source_sha256 to the SHA-256 it had when it was approved.")
+    found = sha256_of(path)
+    if found != sha256:
+        raise SluiceError(f"The archive {path} has the SHA-256 {found}, not {sha256}.", "It is another file than the one that was approved.")
+    return found
