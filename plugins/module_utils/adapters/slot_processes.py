@@ -1,0 +1,237 @@
+# Copyright: Contributors to the Sluice project
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The processes of a slot: started and proven, put in the place of the other slot's, ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import env_file, probes, release_dir, sockets
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.slot_host import Host
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.sockets import busy_on, served_on
+from ansible_collections.sluice.deploy.plugins.module_utils.core import slots, smoke
+from ansible_collections.sluice.deploy.plugins.module_utils.core.env_compare import take
+from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.core.ledger import digest
+from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import scrub
+from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan
+from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+
+_PORT_SECONDS = 5.0
+
+
+def started(host: Host, check: bool) -> bool:
+    params = host.params
+    folder = slots.release_folder(host.directory, params["version"], params["commit"])
+    env = host.environment()
+    image = host.runtime.image(folder)
+    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16], **({"image": image} if image else {})}
+    before = host.held()[host.slot]
+    same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
+    if same and host.answers(host.slot, params["version"]):
+        host.actions.append(f"{host.slot} runs {params['version']} already and is healthy")
+        host.gates.append(Gate("health", PASS, f"{params['version']} was healthy in {host.slot} already"))
+        return False
+    host.actions.append(f"started {params['version']} in {host.slot}")
+    if check:
+        return True
+    if not release_dir.is_built(folder):
+        raise SluiceError(f"{folder} is not built.", "Run the slot's prepared state first.")
+    begun = time.monotonic()
+    launch(host, host.plan(host.slot, env))
+    count = sum(service.instances for service in host.web)
+    host.gates.append(
+        Gate(
+            "health",
+            PASS,
+            f"{params['version']} healthy in {host.slot}: {count} processes, {params['passes']} good answers in a row, after {time.monotonic() - begun:.1f} s",
+        )
+    )
+    try:
+        send_smoke(host, host.slot, smoke.SLOT, folder)
+    except SluiceError:
+        host.runtime.stop(host.slot, host.web)
+        raise
+    prints = dict(take(env, env_file.fingerprint_key(host.directory)).of)
+    release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"], "fingerprints": prints})
+    return True
+
+
+def alone(host: Host, check: bool) -> bool:
+    """Put one slot in the other's place; the other is started again when that fails."""
+    if check:
+        return exchanged(host, check)
+    # The module of a run that was killed may still be at it: it comes to its end first, and goes back to nothing.
+    make_folder(host.directory)
+    with locked(os.path.join(host.directory, ".exchange.lock"), host.params["deadline"] + host.params["drain_timeout"]):
+        host.claim()
+        return exchanged(host, check)
+
+
+def exchanged(host: Host, check: bool) -> bool:
+    slot, there = host.slot, slots.other(host.slot)
+    held = {name: release_dir.record(host.directory, name) for name in slots.SLOTS}
+    env = host.environment()
+    plan = host.plan(slot, env) if host.params["version"] else host.remembered(slot, env)
+    plan = replace(plan, role="live")
+    known = host.runtime.of(there, host.services)
+    rests = not any(process.running for process in known)
+    if not known and host.runs(plan, held[slot]):
+        host.actions.append(f"{slot} runs {plan.version} already, alone, and is healthy")
+        return False
+    host.actions.append(f"{plan.version} runs in {slot} now" + ("" if rests else f", in place of {held[there].get('version', 'nothing')} in {there}"))
+    if check:
+        return True
+    if not release_dir.is_built(plan.folder):
+        raise SluiceError(f"{plan.folder} is not built. Nothing was stopped.", "Run the slot's prepared state first.")
+    begun = time.monotonic()
+    if not rests:
+        settle(host, there)
+    if known:
+        host.runtime.stop(there, host.services)
+    if host.workers:
+        host.runtime.stop(slot, host.workers)
+    ended = time.monotonic()
+    try:
+        replace_by(host, plan, smoked=bool(host.params["version"]))
+    except SluiceError as error:
+        if rests or not held[there]:
+            raise
+        host.claim()
+        raise SluiceError(f"{error.message} {again(host, there, env)}", "Correct the version and release again.", **error.facts) from error
+    count, took = sum(service.instances for service in host.web), time.monotonic() - ended
+    stop = "" if rests else f"; {there} ended in {ended - begun:.1f} s"
+    host.gates.append(Gate("health", PASS, f"{plan.version} healthy in {slot}: {count} processes, started in {took:.1f} s{stop}"))
+    return True
+
+
+def stopped(host: Host, check: bool) -> bool:
+    processes = host.runtime.of(host.slot, host.services)
+    known = bool(release_dir.record(host.directory, host.slot))
+    if not check:
+        if any(process.running for process in processes):
+            drain(host, host.slot)
+        host.runtime.stop(host.slot, host.services)
+        release_dir.forget(host.directory, host.slot)
+    if processes or known:
+        host.actions.append(f"stopped {host.slot}")
+    return bool(processes or known)
+
+
+def launch(host: Host, plan: Plan) -> None:
+    """Start the services of a slot afresh and wait until they are healthy; end them again when they are not."""
+    slot, runtime = plan.slot, host.runtime
+    if host.running(slot, plan.services):
+        drain(host, slot)
+    runtime.stop(slot, plan.services)
+    free(host, slot)
+    wanted = sum(service.instances for service in plan.services)
+    try:
+        runtime.start(plan)
+        probes.wait_healthy(
+            host.targets(slot, plan.version),
+            passes=host.params["passes"],
+            deadline=host.params["deadline"],
+            interval=0.1,
+            timeout=2.0,
+            given_up=lambda: runtime.probe(slot, plan.services),
+        )
+        online = host.running(slot, plan.services, again=True)
+        restarts = sum(process.restarts for process in runtime.of(slot, plan.services))
+        if online != wanted or restarts:
+            raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {restarts} restarts.")
+    except SluiceError as error:
+        exits = sorted({process.exit_code for process in runtime.of(slot, plan.services, again=True) if process.exit_code})
+        said = scrub(runtime.logs(slot), plan.env.values()).strip()
+        listening = sockets.listening()
+        silent = [str(service.ports[slot]) for service in plan.services if service.ports[slot] not in listening]
+        runtime.stop(slot, plan.services)
+        code = f" Exit code {exits[0]}." if exits else ""
+        deaf = f" Nothing listens on port {', '.join(silent)}." if silent else ""
+        heard = f" It last said:\n{said}" if said else " It said nothing on stderr."
+        raise SluiceError(
+            f"{plan.version} did not become healthy in {slot}: {error.message}{deaf}{code}{heard}",
+            "Nothing was switched; the processes were ended.",
+            log=said,
+            exit_codes=exits,
+            listening=sorted(listening),
+            answers=error.facts.get("answers", {}),
+        ) from error
+
+
+def replace_by(host: Host, plan: Plan, smoked: bool) -> None:
+    """Start a plan where nothing else runs, prove it, and remember it."""
+    launch(host, plan)
+    try:
+        if smoked:
+            send_smoke(host, plan.slot, smoke.SLOT, plan.folder)
+    except SluiceError:
+        host.runtime.stop(plan.slot, plan.services)
+        raise
+    prints = dict(take(plan.env, env_file.fingerprint_key(host.directory)).of)
+    held = {"version": plan.version, "commit": plan.commit, "folder": plan.folder, "env": digest(dict(plan.env))[:16], "release": plan.release}
+    release_dir.write_record(host.directory, plan.slot, {**held, **({"image": plan.image} if plan.image else {}), "fingerprints": prints})
+
+
+def again(host: Host, slot: str, env: Mapping[str, str]) -> str:
+    """Start the slot that was ended for another one, and say how that went."""
+    plan = replace(host.remembered(slot, env), role="live")
+    try:
+        replace_by(host, plan, smoked=False)
+    except SluiceError as error:
+        return f"{plan.version} could not be started again in {slot} either, so nothing serves: {error.message}"
+    host.actions.append(f"{plan.version} runs in {slot} again")
+    return f"{plan.version} runs in {slot} again."
+
+
+def send_smoke(host: Host, slot: str, place: str, folder: str) -> None:
+    base = host.url(slot, host.web[0])
+    left_out = smoke.left_out(host.smoke, place, host.params["smoke_tenant"])
+    cases = probes.smoke(base, host.smoke, left_out, timeout=5.0, values=host.values, cwd=folder)
+    failure = smoke.failure(cases, base)
+    if failure:
+        raise failure
+    count = len(cases) - len(left_out)
+    host.gates.append(Gate("smoke", PASS, smoke.sentence(cases, slot), value=count, limit=count))
+
+
+def free(host: Host, slot: str) -> None:
+    """See that nobody else holds the slot's ports: a probe would take a stranger's answer for the app's (M-020)."""
+    ports, began = {service.ports[slot] for service in host.web}, time.monotonic()
+    while ports & sockets.listening():
+        if time.monotonic() - began > _PORT_SECONDS:
+            taken = ", ".join(map(str, sorted(ports & sockets.listening())))
+            raise SluiceError(
+                f"Port {taken} of {slot} is held by a process that is not the app's.",
+                f"See whose it is (`ss -ltnp`) and end it, or give {slot} another port in app_services.",
+            )
+        time.sleep(0.05)
+
+
+def drain(host: Host, slot: str) -> None:
+    """Wait until nothing is connected to the slot's ports; nginx itself keeps an idle connection for some seconds."""
+    ports, began = {service.ports[slot] for service in host.web}, time.monotonic()
+    at_first = left = served_on(ports)
+    while left and time.monotonic() - began < host.params["drain_timeout"]:
+        time.sleep(0.1)
+        left = served_on(ports)
+    if left:
+        host.actions.append(f"{slot} was ended after {host.params['drain_timeout']:g} s; {left} of {at_first} connections were cut")
+    elif at_first:
+        host.actions.append(f"{slot} drained {at_first} connections in {time.monotonic() - began:.1f} s")
+
+
+def settle(host: Host, slot: str) -> None:
+    """Wait until the slot owes nobody an answer; the site is closed, so nothing new comes but probes."""
+    ports, began = {service.ports[slot] for service in host.web}, time.monotonic()
+    at_first = left = busy_on(ports)
+    while left and time.monotonic() - began < host.params["drain_timeout"]:
+        time.sleep(0.05)
+        left = busy_on(ports)
+    if left:
+        host.actions.append(f"{slot} was ended after {host.params['drain_timeout']:g} s; {left} of {at_first} requests were cut")
