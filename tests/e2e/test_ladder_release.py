@@ -161,7 +161,8 @@ def test_the_guard_passes_a_good_version(world: World, play: Play, load: Load) -
 
 def test_an_increase_by_hand_climbs_the_same_ladder(world: World, play: Play, load: Load, target: Target) -> None:
     target.queue_age = 4
-    variables = queue(target, canary_ladder=[limit("custom:queue_age", 300, "hold")], canary_pace="stepwise", canary_limits={"min_samples": 20})
+    limits = {**QUICK["canary_limits"], "min_samples": 20}
+    variables = queue(target, canary_ladder=[limit("custom:queue_age", 300, "hold")], canary_pace="stepwise", canary_limits=limits)
     begun = play("release", release_version="v1.0.0", **variables)
     assert begun.rc == 0 and share(world) == 25, begun.text
     target.queue_age = 900

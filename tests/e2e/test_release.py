@@ -240,7 +240,7 @@ def test_a_version_that_fails_some_requests_is_taken_back(world: World, play: Pl
 
 def test_a_slow_version_is_taken_back(world: World, play: Play, load: Load) -> None:
     steps = [{"percent": 50, "min": 4, "max": 10, "then": "rollback"}, {"percent": 100, "min": 2, "max": 5, "then": "rollback"}]
-    done, run = caught(world, play, load, "v1.4.0-slow", canary_steps=steps)
+    done, run = caught(world, play, load, "v1.4.0-slow", canary_steps=steps, canary_limits={})
     assert "p95" in done["reason"]
 
 
@@ -408,6 +408,7 @@ def test_a_second_run_is_told_who_holds_the_app(world: World, play: Play, load: 
     assert_lossless(load, world)
 
 
+@pytest.mark.timeout(600)
 def test_a_release_cut_at_every_phase_goes_on(world: World, play: Play, load: Load) -> None:
     """One release, killed in each of its phases, resumed each time with its id, and promoted in the end."""
     if served(world)[0] == "v1.0.0":

@@ -20,7 +20,7 @@ from tests.sandbox.runner import Run
 from tests.sandbox.world import World
 
 # Where a secret has to lie: the operator's own file, what PM2 starts the processes with, the database's own folder, the world's facts.
-ALLOWED = ("wallet.env", "world.json", "slots/blue.ecosystem.json", "slots/green.ecosystem.json", "pm2/dump.pm2", "pm2/dump.pm2.bak", "/testers.conf")
+ALLOWED = ("wallet.env", "world.json", "slots/blue.web.ecosystem.json", "slots/green.web.ecosystem.json", "pm2/dump.pm2", "pm2/dump.pm2.bak", "/testers.conf")
 
 
 def sentinels(world: World) -> list[bytes]:
@@ -68,7 +68,7 @@ class ProcessWatch:
         self._thread.join()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_no_secret_reaches_any_output(world: World, play: Callable[..., Run], load: Load, tmp_path: Path) -> None:
     tester = "s3cret-of-the-testers"
     testers = tmp_path / "testers.yml"

@@ -254,3 +254,43 @@ def test_what_a_slot_was_started_with_is_known_by_fingerprints(world: World, pla
     changed = play("preflight", app_env=schema, app_env_file=str(other))
     assert changed.rc != 0
     assert "environment STRIPE_WEBHOOK_SECRET: it is not the one the live version was started with" in changed.flat
+
+
+PYTHON_APP = """
+import http.server, json, os
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"status": "ok", "version": "v1.0.0-py", "slot": os.environ["SLUICE_SLOT"]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_a_python_service_runs_from_the_venv_of_its_release(world: World) -> None:
+    """PM2 runs it by its interpreter; a reload or a ready signal, which only Node has, is not waited for."""
+    ports = {slot: world.facts["ports"][slot] for slot in ("blue", "green", "rehearsal")}
+    service = {"name": "web", "entry": "app.py", "interpreter": ".venv/bin/python", "ports": ports, "health_path": "/health"}
+    given: dict[str, Any] = {
+        "version": "v1.0.0-py",
+        "services": [service],
+        "build": [[sys.executable, "-m", "venv", "--without-pip", ".venv"], [sys.executable, "-c", f"open('app.py', 'w').write({PYTHON_APP!r})"]],
+        "smoke": [{"path": "/health", "json": {"slot": "green"}}],
+    }
+    run(world, "stopped")
+    try:
+        assert run(world, "prepared", **given)["changed"]
+        done = run(world, "started", **given)
+        assert not done.get("failed"), done["msg"]
+        assert not run(world, "started", **given)["changed"]
+        pid = next(entry["pid"] for entry in world.pm2() if entry["name"] == "wallet-web-green")
+        assert Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")[0].endswith(b"/.venv/bin/python")
+        assert run(world, "stopped", **given)["changed"]
+        broken = run(world, "started", **{**given, "services": [{**service, "args": ["--nothing"], "entry": "absent.py"}]})
+        assert "absent.py" in broken["msg"]
+    finally:
+        run(world, "absent", **given)

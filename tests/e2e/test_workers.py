@@ -47,7 +47,7 @@ def test_the_jobs_move_with_a_promotion_and_go_back_with_a_rollback(world: World
     assert run(world, "owning", slot="blue", services=services(world))["changed"]
     assert at_work(world) == {"blue"}
     with Load(world) as load:
-        begun = play("release", release_version="v1.0.0", app_services=services(world), canary_limits=LIMITS, **QUICK)
+        begun = play("release", release_version="v1.0.0", app_services=services(world), **{**QUICK, "canary_limits": LIMITS})
         assert begun.rc == 0, begun.text
         assert at_work(world) == {"green"}
         promoted = next(phase for phase in report(world)["phases"] if phase["name"] == "promote")
@@ -64,7 +64,7 @@ def test_the_jobs_move_with_a_promotion_and_go_back_with_a_rollback(world: World
         saved = {entry["name"] for entry in json.loads(Path(world.facts["pm2_home"], "dump.pm2").read_text(encoding="utf-8"))}
         assert "wallet-jobs-green" in saved  # what a reboot brings back is what was promoted
 
-        bad = play("release", release_version="v1.8.0-workshy", app_services=services(world), canary_limits=LIMITS, **QUICK)
+        bad = play("release", release_version="v1.8.0-workshy", app_services=services(world), **{**QUICK, "canary_limits": LIMITS})
         assert bad.rc != 0
         assert "did not touch its heartbeat within 5 s" in report(world)["reason"]
         assert "the queue is locked by another worker" in report(world)["reason"]

@@ -132,7 +132,8 @@ class World:
         self.down()
         for entry in self.folder.iterdir() if self.folder.is_dir() else ():
             if entry.resolve() != self.tools and entry.name not in ("tools", "demo.json"):
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                # A playbook that was cut may still be taking away its own files.
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     # Looking at it, past Ansible -----------------------------------------------------
 
