@@ -22,8 +22,8 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 MIB = 1024 * 1024
 # What a folder of sources holds beside the sources.
 HISTORY = (".git", ".hg", ".svn")
-# Fast enough for node_modules; what is sent once over a network gains little from more.
-_LEVEL = 3
+# Quick; a higher one makes node_modules smaller by a tenth at most, and takes several times as long.
+_LEVEL = 1
 
 
 def look(path: str, packed_here: bool = False) -> list[Member]:
@@ -33,36 +33,40 @@ def look(path: str, packed_here: bool = False) -> list[Member]:
     :raises SluiceError: it cannot be read, or holds what a release folder must not.
     """
     with _opened(path) as archive:
-        members = [_member(info) for info in archive]
-        # Only its end tells whether a compressed file is whole.
-        while archive.fileobj and archive.fileobj.read(MIB):
-            pass
-    seen = members if packed_here else archives.below(members, archives.top(members))
-    why = archives.complaint(members, links_may_lead_out=True) or archives.complaint(seen, links_may_lead_out=packed_here)
-    if why:
-        raise SluiceError(f"{path} is not unpacked: {why}.", "Make the archive of the app's own files, with relative links at most.", path=path)
-    return seen
+        return [seen for _info, seen in _checked(archive, path, packed_here)]
 
 
 def unpack(path: str, folder: str, packed_here: bool = False, skip: Sequence[str] = ()) -> None:
     """Put the files of an archive into ``folder`` (which is made), as files of this process with modes 0755 and 0644.
 
     :param skip: names that are left out at the top.
-    :raises SluiceError: as ``look``, or there is no room for it.
+    :raises SluiceError: as ``look``, or there is no room for it; then nothing was written.
     """
-    members = look(path, packed_here)
-    needed, free = sum(member.size for member in members), free_bytes(folder)
-    if needed > free:
-        raise SluiceError(f"{path} unpacks to {needed // MIB:,} MiB, and {free // MIB:,} MiB are free at {folder}.", "Free some space.", path=path)
-    make_folder(folder)
     with _opened(path) as archive:
-        infos = [(info, _member(info)) for info in archive]
-        root = "" if packed_here else archives.top([member for _info, member in infos])
-        for info, member in infos:
-            for seen in archives.below([member], root):
-                name = archives.plain(seen.name)
-                if name and name not in skip:
-                    _write(archive, info, seen, folder, name)
+        members = _checked(archive, path, packed_here)
+        needed, free = sum(seen.size for _info, seen in members), free_bytes(folder)
+        if needed > free:
+            raise SluiceError(f"{path} unpacks to {needed // MIB:,} MiB, and {free // MIB:,} MiB are free at {folder}.", "Free some space.", path=path)
+        make_folder(folder)
+        for info, seen in members:
+            name = archives.plain(seen.name)
+            if name and name not in skip:
+                _write(archive, info, seen, folder, name)
+
+
+def _checked(archive: tarfile.TarFile, path: str, packed_here: bool) -> list[tuple[tarfile.TarInfo, Member]]:
+    """Read an archive to its end, and return each member with what it is in a release folder."""
+    infos = list(archive)
+    # Only its end tells whether a compressed file is whole.
+    while archive.fileobj and archive.fileobj.read(MIB):
+        pass
+    members = [_member(info) for info in infos]
+    root = "" if packed_here else archives.top(members)
+    pairs = [(info, seen) for info, member in zip(infos, members) for seen in archives.below([member], root)]
+    why = archives.complaint(members, links_may_lead_out=True) or archives.complaint([seen for _info, seen in pairs], links_may_lead_out=packed_here)
+    if why:
+        raise SluiceError(f"{path} is not unpacked: {why}.", "Make the archive of the app's own files, with relative links at most.", path=path)
+    return pairs
 
 
 def pack(folder: str, path: str, skip: Sequence[str] = ()) -> str:
