@@ -335,7 +335,8 @@ def test_an_unpacking_that_is_cut_anywhere_can_be_run_again(tmp_path: Path) -> N
         assert (folder / "server.js").exists() and (folder / "built.txt").exists() and (folder / ".sluice.json").exists()
         subprocess.run(["rm", "-r", str(tmp_path / "app")], check=True, timeout=10)
     assert cut >= 8
-    wrong = json.loads(module({**given, "package": {**given["package"], "sha256": "0" * 64}, "commit": "d" * 40}, 0, tmp_path).stdout)  # type: ignore[dict-item]
+    package = {**given["package"], "sha256": "0" * 64}  # type: ignore[dict-item]
+    wrong = json.loads(module({**given, "package": package, "commit": "d" * 40}, 0, tmp_path).stdout)
     assert wrong["failed"] and "did not arrive whole" in wrong["msg"]
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
 
