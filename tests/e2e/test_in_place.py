@@ -181,7 +181,7 @@ def test_a_version_that_fails_its_visitors_is_taken_back_by_the_watch(world: Wor
 
 @pytest.mark.parametrize(
     ("version", "variables"),
-    [("v1.1.0-bad", {"app_build": [["false"]]}), ("v1.3.0-breaking", {"migrate_floor_moves": True})],
+    [("v1.4.0-slow", {"app_build": [["false"]]}), ("v1.3.0-breaking", {"migrate_floor_moves": True})],
 )
 def test_what_fails_before_the_stop_closes_nothing(world: World, play: Play, load: Load, version: str, variables: dict[str, Any]) -> None:
     before = served(world), running(world)
