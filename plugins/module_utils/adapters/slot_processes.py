@@ -146,7 +146,9 @@ def launch(host: Host, plan: Plan) -> None:
         if online != wanted or restarts:
             raise SluiceError(f"{online} of {wanted} processes of {slot} are online, after {restarts} restarts.")
     except SluiceError as error:
-        exits = sorted({process.exit_code for process in runtime.of(slot, plan.services, again=True) if process.exit_code})
+        # What ended may run again by now: what was seen of it last counts as well.
+        seen = [*runtime.of(slot, plan.services), *runtime.of(slot, plan.services, again=True)]
+        exits = sorted({process.exit_code for process in seen if process.exit_code})
         said = scrub(runtime.logs(slot), plan.env.values()).strip()
         listening = sockets.listening()
         silent = [str(service.ports[slot]) for service in plan.services if service.ports[slot] not in listening]
