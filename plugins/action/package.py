@@ -18,8 +18,9 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files impor
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.release_dir import shown
 from ansible_collections.sluice.deploy.plugins.module_utils.core.archives import CONTROL
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
-from ansible_collections.sluice.deploy.plugins.modules.package import ARGUMENTS, named
+from ansible_collections.sluice.deploy.plugins.modules.package import ARGUMENTS
 from ansible_collections.sluice.deploy.plugins.plugin_utils.progress import telling
+from ansible_collections.sluice.deploy.plugins.plugin_utils.transfer import carried
 
 _MODULE = "sluice.deploy.package"
 _NOTHING = {"path": "", "sha256": "", "bytes": 0}
@@ -37,7 +38,7 @@ class ActionModule(ActionBase):
         args: dict[str, Any] = {**json.loads(json.dumps(given)), "directory": str(self._task.args["directory"])}
         here = os.path.expanduser(args["directory"])
         try:
-            found = package.find(here, named(args))
+            found = package.find(here, package.named(args))
             if found:
                 return {**result, "changed": False, "actions": [f"{args['version']} is built already: {found.path}"], "gates": [], "package": asdict(found)}
             if self._task.check_mode:
@@ -63,31 +64,28 @@ class ActionModule(ActionBase):
         if answer.get("failed") or answer.get("unreachable"):
             return answer
         there = answer["package"]
-        partial = f"{package.place(here, named(args))}.{os.getpid()}.partial"
+        name = package.named(args)
+        path = package.place(here, name)
+        partial = f"{path}.{os.getpid()}.partial"
         try:
             self._connection.fetch_file(there["path"], partial)
             if sha256_of(partial) != there["sha256"]:
                 raise SluiceError(f"{there['path']} did not arrive whole from {args['where']}.", "Run it again.")
-            os.replace(partial, partial.rpartition(f".{os.getpid()}.partial")[0])
+            os.replace(partial, path)
         finally:
             if os.path.exists(partial):
                 os.unlink(partial)
-        kept = package.note(here, named(args), there["sha256"])
+        kept = package.note(here, name, there["sha256"])
         package.prune(here)
         actions = [*(f"on {args['where']}: {action}" for action in answer["actions"]), f"fetched {kept.bytes / (1 << 20):,.1f} MiB from {args['where']}"]
         return {"changed": True, "actions": actions, "gates": [], "package": asdict(kept)}
 
     def _with_sources(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         sources = self._sources(args)
-        folder = self._make_tmp_path()
-        try:
-            copy = self._transfer_file(sources.path, self._connection._shell.join_path(folder, "sources.tar"))
-            self._fixup_perms2((folder, copy))
+        with carried(self, sources.path, "sources.tar") as copy:
             archive = {"path": copy, "sha256": sources.sha256}
             answer: dict[str, Any] = self._execute_module(module_name=_MODULE, module_args={**args, "archive": archive}, task_vars=variables)
             return answer
-        finally:
-            self._remove_tmp_path(folder)
 
     @staticmethod
     def _sources(args: dict[str, Any]) -> package.Packed:

@@ -14,6 +14,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters import give
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.release_dir import shown
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.plugin_utils.progress import telling
+from ansible_collections.sluice.deploy.plugins.plugin_utils.transfer import carried
 
 _MODULE = "sluice.deploy.slot"
 
@@ -51,15 +52,10 @@ class ActionModule(ActionBase):
             words = (str(args.get(key) or "") for key in ("source", "source_sha256", "version", "commit", "build_directory"))
             given = given_source.archive_of(kind, *words)
             path, sha256 = given.path, given.sha256
-        folder = self._make_tmp_path()
-        try:
-            copy = self._transfer_file(path, self._connection._shell.join_path(folder, "release.tar"))
-            self._fixup_perms2((folder, copy))
+        with carried(self, path, "release.tar") as copy:
             handed = {"path": copy, "sha256": sha256, "built": bool(package)}
             answer: dict[str, Any] = self._execute_module(module_name=_MODULE, module_args={**args, "package": handed}, task_vars=variables)
             return answer
-        finally:
-            self._remove_tmp_path(folder)
 
     @staticmethod
     def _commands(args: dict[str, Any], package: Any) -> str:

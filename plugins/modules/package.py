@@ -133,14 +133,9 @@ ARGUMENTS = {
 }
 
 
-def named(params: Mapping[str, Any]) -> str:
-    """Return the name of the archive that the parameters ask for."""
-    return archives.package_name(params["version"], params["commit"], params["build"], params["build_env"])
-
-
 def built(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """Build on the build host, unless it is done or the sources are missing."""
-    found = package.find(params["directory"], named(params))
+    found = package.find(params["directory"], package.named(params))
     sources = params["archive"] or {"path": "", "sha256": ""}
     if found:
         return {"changed": False, "actions": [f"{params['version']} is built already: {found.path}"], "package": asdict(found)}

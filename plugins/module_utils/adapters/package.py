@@ -34,6 +34,11 @@ class Packed:
     bytes: int
 
 
+def named(params: Mapping[str, Any]) -> str:
+    """Return the name of the archive that the options of the module C(package) ask for."""
+    return archives.package_name(params["version"], params["commit"], params["build"], params["build_env"])
+
+
 def place(directory: str, name: str) -> str:
     """Return where the archive of a name lies below a build folder; the folder is made, closed to others, since an app's code is its owner's business."""
     folder = os.path.join(directory, "packages")
@@ -109,7 +114,7 @@ def make(params: Mapping[str, Any], sources: str, tell: Callable[[str], None] = 
     """
     directory, version, commit = params["directory"], params["version"], params["commit"]
     build: Sequence[Sequence[str]] = params["build"]
-    name = archives.package_name(version, commit, build, params["build_env"])
+    name = named(params)
     make_folder(directory)
     with locked(os.path.join(directory, ".lock"), timeout=_WAIT_SECONDS):
         found = find(directory, name)

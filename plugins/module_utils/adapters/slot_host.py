@@ -71,9 +71,8 @@ class Host:
         if self.params["fence"] is not None:
             claim(self.directory, self.params["fence"])
 
-    def remembered(self, slot: str, env: Mapping[str, str]) -> Plan:
-        """Return what a slot was last started with."""
-        held = release_dir.record(self.directory, slot)
+    def remembered(self, slot: str, held: Mapping[str, Any], env: Mapping[str, str]) -> Plan:
+        """Return what a record says was started."""
         if not held:
             raise SluiceError(f"{slot} holds no version that could be started.", "Name one: version and commit.")
         image = held.get("image", "")

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import release_dir
@@ -17,7 +18,6 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.slot_host i
 from ansible_collections.sluice.deploy.plugins.module_utils.core import slots
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import scrub
-from ansible_collections.sluice.deploy.plugins.module_utils.core.slots import Plan
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
 
 # So long must a worker without a heartbeat run before it counts as working.
@@ -58,19 +58,7 @@ def employ(host: Host, slot: str, held: Mapping[str, Any]) -> None:
     make_folder(folder)
     if host.params["user"]:
         shutil.chown(folder, host.params["user"])
-    plan = Plan(
-        slot,
-        held["version"],
-        held["commit"],
-        held["folder"],
-        host.environment(),
-        host.workers,
-        held["release"],
-        held.get("image", ""),
-        "live",
-        folder,
-        host.address,
-    )
+    plan = replace(host.remembered(slot, held, host.environment()), services=host.workers, role="live", heartbeats=folder)
     beats = {service.name: (plan.heartbeat(service), service.heartbeat) for service in host.workers if service.heartbeat}
     for path, _seconds in beats.values():
         if os.path.exists(path):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters import env_file, probes, release_dir, sockets
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import locked, make_folder
@@ -26,39 +27,23 @@ _PORT_SECONDS = 5.0
 
 
 def started(host: Host, check: bool) -> bool:
-    params = host.params
-    folder = slots.release_folder(host.directory, params["version"], params["commit"])
-    env = host.environment()
-    image = host.runtime.image(folder)
-    wanted = {"version": params["version"], "commit": params["commit"], "folder": folder, "env": digest(env)[:16], **({"image": image} if image else {})}
-    before = host.held()[host.slot]
+    plan = host.plan(host.slot, host.environment())
+    wanted, before = entry(plan), host.held()[plan.slot]
     same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
-    if same and host.answers(host.slot, params["version"]):
-        host.actions.append(f"{host.slot} runs {params['version']} already and is healthy")
-        host.gates.append(Gate("health", PASS, f"{params['version']} was healthy in {host.slot} already"))
+    if same and host.answers(plan.slot, plan.version):
+        host.actions.append(f"{plan.slot} runs {plan.version} already and is healthy")
+        host.gates.append(Gate("health", PASS, f"{plan.version} was healthy in {plan.slot} already"))
         return False
-    host.actions.append(f"started {params['version']} in {host.slot}")
+    host.actions.append(f"started {plan.version} in {plan.slot}")
     if check:
         return True
-    if not release_dir.is_built(folder):
-        raise SluiceError(f"{folder} is not built.", "Run the slot's prepared state first.")
+    if not release_dir.is_built(plan.folder):
+        raise SluiceError(f"{plan.folder} is not built.", "Run the slot's prepared state first.")
     begun = time.monotonic()
-    launch(host, host.plan(host.slot, env))
-    count = sum(service.instances for service in host.web)
-    host.gates.append(
-        Gate(
-            "health",
-            PASS,
-            f"{params['version']} healthy in {host.slot}: {count} processes, {params['passes']} good answers in a row, after {time.monotonic() - begun:.1f} s",
-        )
-    )
-    try:
-        send_smoke(host, host.slot, smoke.SLOT, folder)
-    except SluiceError:
-        host.runtime.stop(host.slot, host.web)
-        raise
-    prints = dict(take(env, env_file.fingerprint_key(host.directory)).of)
-    release_dir.write_record(host.directory, host.slot, {**wanted, "release": params["release"], "fingerprints": prints})
+    launch(host, plan)
+    count, passes, took = sum(service.instances for service in host.web), host.params["passes"], time.monotonic() - begun
+    host.gates.append(Gate("health", PASS, f"{plan.version} healthy in {plan.slot}: {count} processes, {passes} good answers in a row, after {took:.1f} s"))
+    remember(host, plan, smoked=True)
     return True
 
 
@@ -77,7 +62,7 @@ def exchanged(host: Host, check: bool) -> bool:
     slot, there = host.slot, slots.other(host.slot)
     held = {name: release_dir.record(host.directory, name) for name in slots.SLOTS}
     env = host.environment()
-    plan = host.plan(slot, env) if host.params["version"] else host.remembered(slot, env)
+    plan = host.plan(slot, env) if host.params["version"] else host.remembered(slot, held[slot], env)
     plan = replace(plan, role="live")
     known = host.runtime.of(there, host.services)
     rests = not any(process.running for process in known)
@@ -98,12 +83,13 @@ def exchanged(host: Host, check: bool) -> bool:
         host.runtime.stop(slot, host.workers)
     ended = time.monotonic()
     try:
-        replace_by(host, plan, smoked=bool(host.params["version"]))
+        launch(host, plan)
+        remember(host, plan, smoked=bool(host.params["version"]))
     except SluiceError as error:
         if rests or not held[there]:
             raise
         host.claim()
-        raise SluiceError(f"{error.message} {again(host, there, env)}", "Correct the version and release again.", **error.facts) from error
+        raise SluiceError(f"{error.message} {again(host, there, held[there], env)}", "Correct the version and release again.", **error.facts) from error
     count, took = sum(service.instances for service in host.web), time.monotonic() - ended
     stop = "" if rests else f"; {there} ended in {ended - begun:.1f} s"
     host.gates.append(Gate("health", PASS, f"{plan.version} healthy in {slot}: {count} processes, started in {took:.1f} s{stop}"))
@@ -166,9 +152,14 @@ def launch(host: Host, plan: Plan) -> None:
         ) from error
 
 
-def replace_by(host: Host, plan: Plan, smoked: bool) -> None:
-    """Start a plan where nothing else runs, prove it, and remember it."""
-    launch(host, plan)
+def entry(plan: Plan) -> dict[str, str]:
+    """Return what a slot's record says of a plan; two that are the same need no second start."""
+    named = {"version": plan.version, "commit": plan.commit, "folder": plan.folder, "env": digest(dict(plan.env))[:16]}
+    return {**named, **({"image": plan.image} if plan.image else {})}
+
+
+def remember(host: Host, plan: Plan, smoked: bool) -> None:
+    """Write down that a plan was started, once it passes its smoke requests; end it when it does not."""
     try:
         if smoked:
             send_smoke(host, plan.slot, smoke.SLOT, plan.folder)
@@ -176,15 +167,15 @@ def replace_by(host: Host, plan: Plan, smoked: bool) -> None:
         host.runtime.stop(plan.slot, plan.services)
         raise
     prints = dict(take(plan.env, env_file.fingerprint_key(host.directory)).of)
-    held = {"version": plan.version, "commit": plan.commit, "folder": plan.folder, "env": digest(dict(plan.env))[:16], "release": plan.release}
-    release_dir.write_record(host.directory, plan.slot, {**held, **({"image": plan.image} if plan.image else {}), "fingerprints": prints})
+    release_dir.write_record(host.directory, plan.slot, {**entry(plan), "release": plan.release, "fingerprints": prints})
 
 
-def again(host: Host, slot: str, env: Mapping[str, str]) -> str:
+def again(host: Host, slot: str, held: Mapping[str, Any], env: Mapping[str, str]) -> str:
     """Start the slot that was ended for another one, and say how that went."""
-    plan = replace(host.remembered(slot, env), role="live")
+    plan = replace(host.remembered(slot, held, env), role="live")
     try:
-        replace_by(host, plan, smoked=False)
+        launch(host, plan)
+        remember(host, plan, smoked=False)
     except SluiceError as error:
         return f"{plan.version} could not be started again in {slot} either, so nothing serves: {error.message}"
     host.actions.append(f"{plan.version} runs in {slot} again")
@@ -217,23 +208,24 @@ def free(host: Host, slot: str) -> None:
 
 def drain(host: Host, slot: str) -> None:
     """Wait until nothing is connected to the slot's ports; nginx itself keeps an idle connection for some seconds."""
-    ports, began = {service.ports[slot] for service in host.web}, time.monotonic()
-    at_first = left = served_on(ports)
-    while left and time.monotonic() - began < host.params["drain_timeout"]:
-        time.sleep(0.1)
-        left = served_on(ports)
-    if left:
-        host.actions.append(f"{slot} was ended after {host.params['drain_timeout']:g} s; {left} of {at_first} connections were cut")
-    elif at_first:
-        host.actions.append(f"{slot} drained {at_first} connections in {time.monotonic() - began:.1f} s")
+    began = time.monotonic()
+    ended = _outlast(host, slot, "connections", served_on, pause=0.1)
+    if ended:
+        host.actions.append(f"{slot} drained {ended} connections in {time.monotonic() - began:.1f} s")
 
 
 def settle(host: Host, slot: str) -> None:
     """Wait until the slot owes nobody an answer; the site is closed, so nothing new comes but probes."""
+    _outlast(host, slot, "requests", busy_on, pause=0.05)
+
+
+def _outlast(host: Host, slot: str, what: str, count: Callable[[Collection[int]], int], pause: float) -> int:
+    """Wait until a count of the slot's ports is 0; return how many there were, or 0 when some were cut."""
     ports, began = {service.ports[slot] for service in host.web}, time.monotonic()
-    at_first = left = busy_on(ports)
+    at_first = left = count(ports)
     while left and time.monotonic() - began < host.params["drain_timeout"]:
-        time.sleep(0.05)
-        left = busy_on(ports)
+        time.sleep(pause)
+        left = count(ports)
     if left:
-        host.actions.append(f"{slot} was ended after {host.params['drain_timeout']:g} s; {left} of {at_first} requests were cut")
+        host.actions.append(f"{slot} was ended after {host.params['drain_timeout']:g} s; {left} of {at_first} {what} were cut")
+    return 0 if left else at_first

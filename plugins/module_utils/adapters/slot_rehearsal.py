@@ -31,7 +31,7 @@ def rehearsed(host: Host, check: bool) -> bool:
         host.gates.append(Gate("compatibility", WAIVED, said))
         return False
     new = replace(host.plan(slots.REHEARSAL, env), services=single) if host.params["version"] and host.params["commit"] else None
-    old = Plan(slots.REHEARSAL, live["version"], live["commit"], live["folder"], env, single, host.params["release"], live.get("image", ""), "rehearsal")
+    old = replace(host.remembered(slots.REHEARSAL, live, env), services=single, release=host.params["release"], role="rehearsal")
     host.gates.append(rehearse(host, "compatibility", f"The live version {old.version}", old, before))
     if new and new.folder != old.folder and release_dir.is_built(new.folder):
         host.gates.append(rehearse(host, "new version", f"The new version {new.version}", new, "Nothing real was migrated. Correct version or migration."))
