@@ -203,13 +203,13 @@ class ActionModule(ActionBase):
     def _by_hand(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Refuse a share set by hand that has no release to belong to, or skips a step; tell which share it is and whether it must be judged."""
         release = args["release"]
-        if not release or "start" not in release["done"] or "promote" in release["done"]:
-            raise SluiceError("There is no canary to move: no release is between its start and its promotion.", "Begin one with release.yml.")
-        if release["manifest"].get("in_place"):
+        if release and release["manifest"].get("in_place"):
             raise SluiceError(
                 f"{release['id']} is in place, so there is no canary to move.",
                 f"Go on with release.yml -e release_version={release['version']} -e release_id={release['id']}, or take it back with rollback.yml.",
             )
+        if not release or "start" not in release["done"] or "promote" in release["done"]:
+            raise SluiceError("There is no canary to move: no release is between its start and its promotion.", "Begin one with release.yml.")
         ladder, share = [steps.step_from(step) for step in args["steps"]], int(release["share"])
         following = steps.next_step(ladder, share)
         wait = self._wait_for(following, ladder, share, args)

@@ -80,6 +80,10 @@ class Backend:
         """Refuse connections from now on."""
         self.server.shutdown()
         self.server.server_close()
+        # Held without listening, or another test's server gets the port and answers in this one's place.
+        self.held = socket.socket()
+        self.held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.held.bind(self.server.server_address)
 
 
 class Edge:

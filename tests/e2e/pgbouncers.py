@@ -84,7 +84,6 @@ def client_words(server: Server, port: int, database: str) -> list[str]:
 
 def client_env(server: Server) -> dict[str, str]:
     # The file, since another test at the same time looks for its password in every environment.
-    server.sql("SELECT 1")
     return {"PGPASSFILE": str(server.folder.parent / "pass"), "PATH": os.environ["PATH"]}
 
 

@@ -76,6 +76,9 @@ class Server:
         ]
         subprocess.run(words, check=True, capture_output=True, cwd=self.folder, timeout=60, **self.account)
         secret.unlink()
+        # Once: a client that starts while another writes the file would find it empty.
+        (self.folder.parent / "pass").write_text("*:*:*:*:" + PASSWORD.replace("\\", "\\\\").replace(":", "\\:") + "\n")
+        (self.folder.parent / "pass").chmod(0o600)
 
     def start(self) -> None:
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": self.folder, "fsync": "off", "max_connections": 30}
@@ -96,8 +99,6 @@ class Server:
 
     def client(self, database: str, name: str = "test") -> subprocess.Popen[str]:
         """Start a psql that reads its statements from a pipe."""
-        (self.folder.parent / "pass").write_text("*:*:*:*:" + PASSWORD.replace("\\", "\\\\").replace(":", "\\:") + "\n")
-        (self.folder.parent / "pass").chmod(0o600)
         env = {"PGPASSFILE": str(self.folder.parent / "pass"), "PGAPPNAME": name, "PATH": os.environ["PATH"]}
         words = [self.programs / "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database]
         return subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
