@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters.pm2 import Pm2
 
 from tests.sandbox.runner import Run
 from tests.sandbox.world import CHECKOUT, World
@@ -93,6 +94,12 @@ def test_each_state_changes_once(world: World) -> None:
     assert [action for action in said if re.fullmatch(r"ran npm ci --omit=dev .* in \d+\.\d s", action)]
     assert names(world) == {"wallet-web-blue", "wallet-web-green"}
     assert run(world, "read")["slots"]["green"]["version"] == "v1.0.0"
+
+
+def test_the_daemons_socket_says_what_its_command_line_says(world: World) -> None:
+    listed = Pm2(["/nowhere/pm2"], world.facts["pm2_home"]).processes()
+    told = [(entry["name"], entry["pid"], entry["pm2_env"]["status"], entry["pm2_env"]["restart_time"], entry["pm2_env"]["pm_cwd"]) for entry in world.pm2()]
+    assert told and [(process.name, process.pid, process.status, process.restarts, process.folder) for process in listed] == told
 
 
 def test_check_mode_starts_nothing(world: World) -> None:

@@ -1,7 +1,7 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""PM2, by its command line: an explicit home, a clean environment, and JSON found behind whatever is printed before it."""
+"""PM2, by its command line and, to look, by its socket: an explicit home, a clean environment, and JSON found behind whatever is printed before it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import pm2_socket
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import read_text
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.process import run
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -45,20 +47,21 @@ class Pm2:
         return run([*self._command, *words], timeout=timeout, env=self._env, ok=ok).stdout
 
     def processes(self, again: bool = False) -> list[Process]:
-        """Return every process of this daemon; a first call starts the daemon.
+        """Return every process of this daemon; none when there is no daemon.
 
-        Asking takes PM2 some 0.3 s, so an answer holds until this object changes something, or ``again`` is set.
+        An answer holds until this object changes something, or ``again`` is set.
         """
         if self._known is None or again:
             self._known = self._list()
         return self._known
 
     def _list(self) -> list[Process]:
-        out = self._run("jlist")
-        # Without a daemon, or with another version of it, messages stand before the JSON.
-        found = next((text for text in reversed(out.splitlines()) if text.startswith("[{") or text.strip() == "[]"), None)
-        if found is None:
-            raise SluiceError("PM2 did not list its processes as JSON.", "Run `pm2 jlist` with the same PM2_HOME and look.", stdout=out[-500:])
+        try:
+            entries = pm2_socket.call(self._home, "getMonitorData")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return []  # no daemon, so no process: to look is no reason to start one
+        except (OSError, ValueError):
+            entries = self._listed()  # a daemon that speaks otherwise; its own command line knows how
         return [
             Process(
                 entry["name"],
@@ -68,8 +71,16 @@ class Pm2:
                 int(entry["pm2_env"].get("exit_code") or 0),
                 entry["pm2_env"].get("pm_cwd", ""),
             )
-            for entry in json.loads(found)
+            for entry in entries
         ]
+
+    def _listed(self) -> Any:
+        out = self._run("jlist")
+        # Without a daemon, or with another version of it, messages stand before the JSON.
+        found = next((text for text in reversed(out.splitlines()) if text.startswith("[{") or text.strip() == "[]"), None)
+        if found is None:
+            raise SluiceError("PM2 did not list its processes as JSON.", "Run `pm2 jlist` with the same PM2_HOME and look.", stdout=out[-500:])
+        return json.loads(found)
 
     def start(self, ecosystem: str) -> None:
         """Start what a process file names. The exit code says only that PM2 took the order."""
