@@ -23,12 +23,13 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         args = dict(self._task.args)
         kind, where = str(args.get("source_kind") or "git"), str(args.get("build_where") or TARGET)
+        directory = str(args.pop("build_directory", ""))
         if not args.get("source") or (kind == "git" and where == TARGET):
             return {**result, **self._execute_module(module_name=_MODULE, module_args=args, task_vars=task_vars)}
         source, version = str(args.pop("source")), str(args.pop("version", ""))
         facts: dict[str, str] = {}
         try:
-            facts["commit"], sentence = given_source.identify(kind, source, str(args.get("source_sha256") or ""), version)
+            facts["commit"], sentence, facts["source"] = given_source.identify(kind, source, str(args.get("source_sha256") or ""), version, directory)
             gate = Gate("source", PASS, sentence, value=facts["commit"])
         except SluiceError as error:
             gate = Gate("source", FAIL, error.message, remedy=error.remedy)

@@ -38,6 +38,10 @@ options:
     description: Where the version is built. With all but V(target) this host need not reach O(source), so the action plugin asks it on the control node.
     type: str
     default: target
+  build_directory:
+    description: Folder on the control node in which the action plugin keeps an archive that it fetched.
+    type: path
+    default: ''
   version:
     description: Version to release.
     type: str
@@ -220,6 +224,7 @@ def main() -> None:
             "source_kind": {"type": "str", "choices": list(archives.KINDS), "default": "git"},
             "source_sha256": {"type": "str", "default": ""},
             "build_where": {"type": "str", "default": archives.TARGET},
+            "build_directory": {"type": "path", "default": ""},
             "version": {"type": "str"},
             "env_file": {"type": "path"},
             "env": {"type": "dict", "default": {}},

@@ -14,10 +14,13 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from base64 import urlsafe_b64encode
 from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +161,32 @@ def test_a_source_on_the_control_node_gets_to_every_host_once(fleet: Fleet, kind
     assert again.returncode == 0 and not re.findall(r"PUT .* TO .*release\.tar", again.stdout), again.stdout
     assert fleet.built() == 2 and again.stdout.count("is built already") >= 3
     assert list((fleet.folder / "tmp").rglob("*.tar")) == []
+
+
+def test_an_archive_at_an_address_is_fetched_once_for_all(fleet: Fleet) -> None:
+    given, asked = fleet.archive(), []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, _form: str, *args: Any) -> None:
+            asked.append(args[0])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(fleet.folder))) as shelf:
+        threading.Thread(target=shelf.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        given["app_source"] = f"http://127.0.0.1:{shelf.server_address[1]}/shop-{{{{ preflight_version }}}}.tar.gz"
+        wrong = fleet.prepare(**{**given, "app_source_sha256": "0" * 64})
+        assert wrong.returncode != 0 and "It is another file than the one that was approved." in " ".join(wrong.stdout.split()), wrong.stdout
+        asked.clear()
+        would = fleet.prepare("--check", **given)
+        assert would.returncode == 0, would.stdout + would.stderr
+        assert not any(fleet.releases(host) for host in ("app1", "app2", "db1"))
+        done = fleet.prepare(**given)
+        shelf.shutdown()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for host in ("app1", "app2", "db1"):
+        assert fleet.release(host).name == f"v1.0.0-{given['app_source_sha256'][:12]}"
+    assert asked == ["GET /shop-v1.0.0.tar.gz HTTP/1.1"]
+    again = fleet.prepare(**given)
+    assert again.returncode == 0 and again.stdout.count("is built already") >= 3, again.stdout
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:

@@ -7,45 +7,45 @@ from __future__ import annotations
 
 import os
 
-from ansible_collections.sluice.deploy.plugins.module_utils.adapters import archive, git, package
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import archive, fetched, git, package
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import sha256_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core import archives
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
 
-def identify(kind: str, source: str, sha256: str, version: str) -> tuple[str, str]:
-    """Return by which 40 hex digits a release of this source is known, and a sentence about it.
+def identify(kind: str, source: str, sha256: str, version: str, directory: str) -> tuple[str, str, str]:
+    """Return by which 40 hex digits a release of this source is known, a sentence about it, and where it is to be read.
 
+    :param directory: the build folder, for what is fetched.
     :raises SluiceError: it is not there, is not what was approved, or must not be unpacked.
     """
     if kind == "git":
         commit = git.resolve(source, version)
-        return commit, f"{version} is commit {commit[:12]}"
-    path = os.path.expanduser(source)
+        return commit, f"{version} is commit {commit[:12]}", source
     if kind == "archive":
-        found = _approved(path, sha256)
+        path, found = _approved(source, sha256, directory)
         members = archive.look(path)
         files = sum(member.kind != archives.FOLDER for member in members)
-        return archives.number_of(found), f"{version} is {path}, {files} files, of the SHA-256 that was approved ({found[:12]}...)"
+        return archives.number_of(found), f"{version} is {path}, {files} files, of the SHA-256 that was approved ({found[:12]}...)", path
+    path = os.path.expanduser(source)
     if not os.path.isdir(path):
         raise SluiceError(f"app_source {path} is no folder on the control node.", "Correct app_source, or app_source_kind.")
     try:
         commit = archives.number_of(archive.content_of(path, (*archive.HISTORY, *package.OWN)))
     except OSError as error:
         raise SluiceError(f"{error.filename} cannot be read: {error.strerror}.", "Let the operator read every file of app_source.") from error
-    return commit, f"{version} is the folder {path}, whose content is {commit[:12]}"
+    return commit, f"{version} is the folder {path}, whose content is {commit[:12]}", path
 
 
 def archive_of(kind: str, source: str, sha256: str, version: str, commit: str, directory: str) -> package.Packed:
     """Return the archive that holds the sources of a release, for the hosts to unpack.
 
-    :param directory: where a folder's archive is kept.
+    :param directory: the build folder: where a folder's archive is kept, and one that is fetched.
     :raises SluiceError: the source is not what the release was opened with.
     """
-    path = os.path.expanduser(source)
     if kind == "directory":
-        return package.packed_sources(os.path.expanduser(directory), path, version, commit)
-    found = _approved(path, sha256)
+        return package.packed_sources(os.path.expanduser(directory), os.path.expanduser(source), version, commit)
+    path, found = _approved(source, sha256, directory)
     if archives.number_of(found) != commit:
         raise SluiceError(
             f"{path} is not the archive this release began with: its SHA-256 begins with {found[:12]}, not {commit[:12]}.", "Begin a new release with it."
@@ -53,13 +53,14 @@ def archive_of(kind: str, source: str, sha256: str, version: str, commit: str, d
     return package.Packed(path, found, os.path.getsize(path))
 
 
-def _approved(path: str, sha256: str) -> str:
-    """Return the SHA-256 of an archive, which is the one that was approved."""
+def _approved(source: str, sha256: str, directory: str) -> tuple[str, str]:
+    """Return where an archive lies on this machine, and its SHA-256, which is the one that was approved."""
+    if not sha256:
+        raise SluiceError("Nobody said which archive app_source must be.", "Set app_source_sha256 to the SHA-256 it had when it was approved.")
+    path = fetched.here(source, sha256, directory)
     if not os.path.isfile(path):
         raise SluiceError(f"The archive {path} is not there.", "Put it on the control node before the release, or correct app_source.")
-    if not sha256:
-        raise SluiceError(f"Nobody said which archive {path} must be.", "Set app_source_sha256 to the SHA-256 it had when it was approved.")
     found = sha256_of(path)
     if found != sha256:
         raise SluiceError(f"The archive {path} has the SHA-256 {found}, not {sha256}.", "It is another file than the one that was approved.")
-    return found
+    return path, found

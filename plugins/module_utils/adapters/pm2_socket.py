@@ -1,7 +1,7 @@
 # Copyright: Contributors to the Sluice project
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks PM2's daemon over its own socket, as PM2's command line does: some milliseconds instead of the third of a second that Node needs to load the command line.
+"""Asks PM2's daemon over its own socket, as PM2's command line does: milliseconds instead of the third of a second that Node needs to load that.
 
 The socket speaks axon's request and reply: a message is one byte (version 1, number of parts), then each part behind its
 length in four bytes; a part begins with ``j:`` when it is JSON and with ``s:`` when it is text. The last part of a request

@@ -111,22 +111,22 @@ def test_a_socket_is_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_archive_must_be_the_one_that_was_approved(tmp_path: Path) -> None:
     path = evil(tmp_path / "good.tar.gz")
     right = hashlib.sha256(path.read_bytes()).hexdigest()
-    commit, sentence = given_source.identify("archive", str(path), right, "v1")
-    assert commit == right[:40] and "1 files" in sentence
+    commit, sentence, place = given_source.identify("archive", str(path), right, "v1", "")
+    assert commit == right[:40] and "1 files" in sentence and place == str(path)
     given = ("archive", str(path), right, "v1", commit, str(tmp_path))
     assert given_source.archive_of(*given) == package.Packed(str(path), right, path.stat().st_size)
     for sha256, said in (("0" * 64, "another file than the one that was approved"), ("", "Nobody said which archive")):
         with pytest.raises(SluiceError, match=said):
-            given_source.identify("archive", str(path), sha256, "v1")
+            given_source.identify("archive", str(path), sha256, "v1", "")
     with pytest.raises(SluiceError, match="not the archive this release began with"):
         given_source.archive_of("archive", str(path), right, "v1", "0" * 40, str(tmp_path))
     with pytest.raises(SluiceError, match="is not there"):
-        given_source.identify("archive", str(tmp_path / "none"), right, "v1")
+        given_source.identify("archive", str(tmp_path / "none"), right, "v1", "")
 
 
 def test_a_folder_that_changed_since_is_refused_and_one_that_was_packed_is_not_read_again(tmp_path: Path) -> None:
     source, builds = folder_at(tmp_path / "source"), tmp_path / "builds"
-    commit, _sentence = given_source.identify("directory", str(source), "", "v1")
+    commit, _sentence, _place = given_source.identify("directory", str(source), "", "v1", "")
     (source / "server.js").write_text("// other\n", encoding="utf-8")
     given = ("directory", str(source), "", "v1", commit, str(builds))
     with pytest.raises(SluiceError, match="does not hold what this release began with"):
