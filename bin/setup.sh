@@ -8,6 +8,9 @@
 SLUICE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 SLUICE_NODE_MINIMUM=18
 
+# Where a machine sets these, each task compiles the collection anew, and a module is read byte by byte.
+unset PYTHONDONTWRITEBYTECODE PYTHONUNBUFFERED
+
 # Prints the first interpreter that can make a venv: 3.11 or newer, or exactly the version asked for ("3.12").
 sluice_python() {
   local candidate found="" version=${1:-}

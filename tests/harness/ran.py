@@ -26,8 +26,13 @@ WHY = {
 
 
 def recording(folder: Path = RECORDS) -> dict[str, str]:
-    """Return the environment of a playbook whose tasks are to be written down in ``folder``."""
-    return {"SLUICE_RAN": str(folder), "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "tests/harness/callbacks"), "ANSIBLE_CALLBACKS_ENABLED": "ran"}
+    """Return the environment of a test's playbook: its tasks are written down in ``folder``, and its modules are packed once for all playbooks."""
+    return {
+        "SLUICE_RAN": str(folder),
+        "SLUICE_PAYLOADS": str(CHECKOUT / ".cache" / "payloads"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(CHECKOUT / "tests/harness/callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "ran,payloads",
+    }
 
 
 def tasks(path: Path) -> Iterator[tuple[int, str]]:
