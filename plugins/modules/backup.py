@@ -106,6 +106,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core import backups,
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.pgurl import PgUrl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -287,12 +288,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o077)
-    try:
+    with in_words(module):
         result = run(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
     module.exit_json(**result)
 
 

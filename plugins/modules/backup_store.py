@@ -229,6 +229,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, dotenv, retention, shipped
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import FAIL, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 def open_all(params: Mapping[str, Any]) -> list[Destination]:
@@ -457,12 +458,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o077)
-    try:
+    with in_words(module):
         result = run(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
     module.exit_json(**result)
 
 

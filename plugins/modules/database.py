@@ -192,6 +192,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core import database_checks, database_expect, database_health, database_input
 from ansible_collections.sluice.deploy.plugins.module_utils.core.database_checks import Outcome
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 class Asked:
@@ -379,12 +380,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with in_words(module):
         result = run(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
     module.exit_json(**result)
 
 

@@ -100,6 +100,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, blockers, drills
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 def present(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -207,12 +208,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o077)
-    try:
+    with in_words(module):
         result = {"present": present, "absent": absent}[module.params["state"]](module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
     module.exit_json(**result)
 
 

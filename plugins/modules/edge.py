@@ -328,6 +328,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.render import h
 from ansible_collections.sluice.deploy.plugins.module_utils.core.site import BUCKETS_SWITCH, Site, check_app, check_path, site_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.traffic import State, telling_buckets
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 RATE_WINDOW = 300.0  # seconds of the log from which the traffic is measured
 
@@ -569,12 +570,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with in_words(module):
         result, warnings = converge(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror or error}. Check owner, mode and free space.")
     for warning in warnings:
         module.warn(warning)
     module.exit_json(**result)

@@ -217,6 +217,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.judge import al
 from ansible_collections.sluice.deploy.plugins.module_utils.core.limits import Limits
 from ansible_collections.sluice.deploy.plugins.module_utils.core.power import halves
 from ansible_collections.sluice.deploy.plugins.module_utils.core.sample import Tally, kinds_of, owners_of
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 # A window may begin a little later than now: the share was changed this very moment.
 CLOCK_SECONDS = 5.0
@@ -313,13 +314,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with in_words(module):
         check(module.params)
         result = cut(module.params) if module.params["halves_of"] else run(module.params, 0.0 if module.check_mode else module.params["watch"])
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'The access log'} could not be read: {error.strerror}.")
     module.exit_json(changed=False, **result)
 
 

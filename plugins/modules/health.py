@@ -198,6 +198,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core import smoke
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import HTTP, WEBSOCKET, Probe, Streak, probe_from, unhealthy
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "urls": {"type": "list", "elements": "str", "default": []},
@@ -292,10 +293,8 @@ def smoke_gate(params: Mapping[str, Any], suite: list[smoke.Step], values: Mappi
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
+    with in_words(module):
         gates = prove(module.params, keep=not module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates])
 
 

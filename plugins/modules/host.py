@@ -150,6 +150,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.together im
 from ansible_collections.sluice.deploy.plugins.module_utils.core import backups, host_rules
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 _BYTES = ("release", "logs", "backup")
 
@@ -255,10 +256,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, began = module.params, time.monotonic()
-    try:
+    with in_words(module):
         params["bytes"] = _sizes(params["bytes"])
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
     jobs: dict[str, Callable[[], list[Gate]]] = {"disk forecast": partial(disk_gates, params)}
     if params["pm2_home"]:
         jobs["live slot"] = partial(slot_gates, params)

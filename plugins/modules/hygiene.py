@@ -84,6 +84,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core import archives, hygiene, reports
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import failed
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def main() -> None:
     )
     params, began = module.params, time.monotonic()
     gates, more = [], {}
-    try:
+    with in_words(module):
         allowed = hygiene.allowed_from(params["allow"])
         if params["source"]:
             try:
@@ -113,10 +114,6 @@ def main() -> None:
             except SluiceError as error:
                 gates.append(failed("source hygiene", error.message, error.remedy))
         gates += [reports.judge(name, str(path), _text(str(path))) for name, path in params["artefacts"].items()]
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or params['source']}: {error.strerror}. Check the become user and the file's mode.")
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates], seconds=round(time.monotonic() - began, 3), **more)
 
 

@@ -191,8 +191,8 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.store import Store
-from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.desk import Desk
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 # The action plugin of this name has the same arguments.
 ARGUMENTS = {
@@ -228,11 +228,9 @@ def main() -> None:
     params = module.params
     if params["request"] is None or params["run"] is None:
         module.fail_json(msg="sluice.deploy.ledger runs through its action plugin; call it as a task.")
-    try:
+    with in_words(module):
         desk = Desk(Store(params["directory"]), params["app"], params["run"], socket.gethostname(), time.time())
         module.exit_json(**desk.answer(params["state"], params["request"]))
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.guard import st
 from ansible_collections.sluice.deploy.plugins.module_utils.core.health import probe_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.ladder import Reading
 from ansible_collections.sluice.deploy.plugins.module_utils.core.metric_sources import DATABASE, HOST, HTTP, PROMETHEUS, Source
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 # The first look has nothing to compare the processors' work with.
 _CPU_SECONDS = 0.5
@@ -377,10 +378,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with in_words(module):
         result = read(module.params)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
     module.exit_json(changed=False, **result)
 
 

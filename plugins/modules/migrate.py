@@ -116,6 +116,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core import backups,
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.migrators import SQL_TOOLS
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import PASS, Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 def run(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
@@ -212,12 +213,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o077)
-    try:
+    with in_words(module):
         result = run(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
     for warning in result.pop("warnings", []):
         module.warn(warning)
     module.exit_json(**result)

@@ -263,6 +263,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.dns_rules impor
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.header_rules import HEADERS, KINDS
 from ansible_collections.sluice.deploy.plugins.module_utils.core.net_rules import BURST_MOST
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 _NAMES = {"type": "list", "elements": "str", "default": []}
 
@@ -319,11 +320,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, began = module.params, time.monotonic()
-    try:
+    with in_words(module):
         _refuse(params)
         gates = outside.judge_all(params)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates], seconds=round(time.monotonic() - began, 3))
 
 

@@ -106,7 +106,6 @@ wanted:
   type: bool
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -116,6 +115,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters import pack
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import sha256_of
 from ansible_collections.sluice.deploy.plugins.module_utils.core import archives
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 # The action plugin of this name has the same arguments.
 ARGUMENTS = {
@@ -151,12 +151,8 @@ def built(params: Mapping[str, Any], check: bool) -> dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    try:
+    with in_words(module):
         result = built(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or module.params['directory']} cannot be used for the build: {os.strerror(error.errno or 0)}.")
     module.exit_json(gates=[], **result)
 
 

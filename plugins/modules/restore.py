@@ -158,6 +158,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.losses import Loss
 from ansible_collections.sluice.deploy.plugins.module_utils.core.pgurl import PgUrl
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 @dataclass(frozen=True)
@@ -384,12 +385,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o077)
-    try:
+    with in_words(module):
         result = run(module.params, module.check_mode)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be used: {error.strerror}.")
     module.exit_json(**result)
 
 

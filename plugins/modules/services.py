@@ -196,6 +196,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils import leaning
 from ansible_collections.sluice.deploy.plugins.module_utils.core.api_rules import SERVICES
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 from ansible_collections.sluice.deploy.plugins.module_utils.core.services_rules import TLS_KINDS
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 _NAMES = {"type": "list", "elements": "str", "default": []}
 _CA = {"type": "path", "default": ""}
@@ -247,12 +248,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     params, began = module.params, time.monotonic()
-    try:
+    with in_words(module):
         gates = leaning.judge_all({**params, "apis": _apis(params["apis"])})
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or params['env_file']}: {error.strerror}. Check the become user and the file's mode.")
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates], seconds=round(time.monotonic() - began, 3))
 
 

@@ -247,7 +247,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.adapters.slot_jobs i
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.slot_processes import alone, started, stopped
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.slot_rehearsal import rehearsed
 from ansible_collections.sluice.deploy.plugins.module_utils.core import archives, slots
-from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 STATES = {
     "prepared": prepared,
@@ -316,7 +316,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     begun = time.monotonic()
-    try:
+    with in_words(module):
         host = Host(module.params)
         state = module.params["state"]
         shown = module._diff or state in ("read", "started")
@@ -326,8 +326,6 @@ def main() -> None:
             host.claim()
         changed = STATES[state](host, module.check_mode) if state in STATES else False
         after = host.held() if shown else {}
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
     result = {
         "changed": changed,
         "actions": host.actions,

@@ -130,6 +130,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import S
 from ansible_collections.sluice.deploy.plugins.module_utils.core.gates import unknown
 from ansible_collections.sluice.deploy.plugins.module_utils.core.secret import Secret
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 
 def run(params: dict[str, Any]) -> list[Gate]:
@@ -201,12 +202,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
+    with in_words(module):
         gates = run(module.params)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be read: {error.strerror}.", remedy="Check the become user and the file's mode.")
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates])
 
 

@@ -124,6 +124,7 @@ from ansible_collections.sluice.deploy.plugins.module_utils.core.health import A
 from ansible_collections.sluice.deploy.plugins.module_utils.core.render import TESTER_HEADER
 from ansible_collections.sluice.deploy.plugins.module_utils.core.stripe_account import Endpoint, endpoints_from
 from ansible_collections.sluice.deploy.plugins.module_utils.core.verdict import Gate
+from ansible_collections.sluice.deploy.plugins.module_utils.failures import in_words
 
 _SPARE = 0.5
 
@@ -199,12 +200,8 @@ def main() -> None:
     )
     if module.params["tester_secret"] and not module.params["slot"]:
         module.fail_json(msg="slot is missing; with tester_secret it says which slot is tested.", remedy="Example: slot: green")
-    try:
+    with in_words(module):
         gates = run(module.params)
-    except SluiceError as error:
-        module.fail_json(msg=str(error), **error.details())
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'A file'} could not be read: {error.strerror}.", remedy="Check the become user and the file's mode.")
     module.exit_json(changed=False, actions=[], gates=[gate.as_dict() for gate in gates])
 
 
