@@ -14,7 +14,7 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.sluice.deploy.plugins.module_utils.core import inputs
-from ansible_collections.sluice.deploy.plugins.modules.inputs import ARGUMENTS
+from ansible_collections.sluice.deploy.plugins.modules.inputs import ARGUMENTS, GROUPS
 
 _ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -44,6 +44,11 @@ class ActionModule(ActionBase):
             f"{name} is not set. {specs[name]['description'][0] if isinstance(specs[name]['description'], list) else specs[name]['description']}"
             for name in args["required"]
             if values.get(name) in (None, "", [], {})
+        ]
+        problems += [
+            f"The inventory has no host in the group {name}, where {GROUPS[name]}. One may be in all. Example: {name}: {{hosts: {{web1.example.org: }}}}"
+            for name in args["groups"]
+            if not variables.get("groups", {}).get(name)
         ]
         if problems:
             return {

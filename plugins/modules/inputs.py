@@ -30,12 +30,19 @@ options:
     type: list
     elements: str
     default: []
+  groups:
+    description: Inventory groups that must have a host.
+    type: list
+    elements: str
+    choices: [edges, apphosts, databases]
+    default: []
 """
 
 EXAMPLES = r"""
 - name: Check every input
   sluice.deploy.inputs:
     required: [app_name, app_source, app_services, app_env_file, release_version]
+    groups: [edges, apphosts, databases]
   run_once: true
 """
 
@@ -53,8 +60,13 @@ problems:
 
 from ansible.module_utils.basic import AnsibleModule
 
+# What each group of the inventory is for.
+GROUPS = {"edges": "nginx runs", "apphosts": "the app's processes run", "databases": "pg_dump and psql run"}
 # The action plugin of this name has the same arguments.
-ARGUMENTS = {"required": {"type": "list", "elements": "str", "default": []}}
+ARGUMENTS = {
+    "required": {"type": "list", "elements": "str", "default": []},
+    "groups": {"type": "list", "elements": "str", "choices": list(GROUPS), "default": []},
+}
 
 
 def main() -> None:
