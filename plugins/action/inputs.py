@@ -46,7 +46,7 @@ class ActionModule(ActionBase):
             if values.get(name) in (None, "", [], {})
         ]
         problems += [
-            f"The inventory has no host in the group {name}, where {GROUPS[name]}. One may be in all. Example: {name}: {{hosts: {{web1.example.org: }}}}"
+            f"The inventory has no host in the group {name}, where {GROUPS[name]}. One host may be in all. Example: {name}: {{hosts: {{web1.example.org: }}}}"
             for name in args["groups"]
             if not variables.get("groups", {}).get(name)
         ]

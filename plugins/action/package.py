@@ -57,10 +57,11 @@ class ActionModule(ActionBase):
     def _there(self, args: dict[str, Any], here: str, variables: dict[str, Any]) -> dict[str, Any]:
         """Let the build host build, and fetch what it built."""
         what = f"    {args['where']}: builds {args['version']} ({'; '.join(shown(words) for words in args['build'])})"
+        told = {**args, "source": given_source.for_hosts(args["source_kind"], args["source"])}
         with telling(lambda line: Display().display(line), what):
-            answer = self._execute_module(module_name=_MODULE, module_args=args, task_vars=variables)
+            answer = self._execute_module(module_name=_MODULE, module_args=told, task_vars=variables)
             if answer.get("wanted"):
-                answer = self._with_sources(args, variables)
+                answer = self._with_sources(self._sources(args), told, variables)
         if answer.get("failed") or answer.get("unreachable"):
             return answer
         there = answer["package"]
@@ -80,11 +81,10 @@ class ActionModule(ActionBase):
         actions = [*(f"on {args['where']}: {action}" for action in answer["actions"]), f"fetched {kept.bytes / (1 << 20):,.1f} MiB from {args['where']}"]
         return {"changed": True, "actions": actions, "gates": [], "package": asdict(kept)}
 
-    def _with_sources(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
-        sources = self._sources(args)
+    def _with_sources(self, sources: package.Packed, told: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         with carried(self, sources.path, "sources.tar") as copy:
             archive = {"path": copy, "sha256": sources.sha256}
-            answer: dict[str, Any] = self._execute_module(module_name=_MODULE, module_args={**args, "archive": archive}, task_vars=variables)
+            answer: dict[str, Any] = self._execute_module(module_name=_MODULE, module_args={**told, "archive": archive}, task_vars=variables)
             return answer
 
     @staticmethod

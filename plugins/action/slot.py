@@ -35,18 +35,18 @@ class ActionModule(ActionBase):
         with telling(lambda line: Display().display(line), what):
             if not package and kind == "git":
                 return {**result, **self._execute_module(module_name=_MODULE, module_args=args, task_vars=task_vars)}
-            asked = {**args, "package": {"built": bool(package)}}
-            answer = self._execute_module(module_name=_MODULE, module_args=asked, task_vars=task_vars)
-            if not answer.get("wanted"):
-                return {**result, **answer}
             try:
-                return {**result, **self._handed_over(args, dict(package), kind, task_vars or {})}
+                told = {**args, "source": given_source.for_hosts(kind, str(args.get("source") or ""))}
+                answer = self._execute_module(module_name=_MODULE, module_args={**told, "package": {"built": bool(package)}}, task_vars=task_vars)
+                if not answer.get("wanted"):
+                    return {**result, **answer}
+                return {**result, **self._handed_over(args, told, dict(package), kind, task_vars or {})}
             except SluiceError as error:
                 return {**result, "failed": True, "msg": str(error), **error.details()}
             except (AnsibleError, OSError) as error:
                 return {**result, "failed": True, "msg": f"The files of {args.get('version')} could not be handed over: {error}"}
 
-    def _handed_over(self, args: dict[str, Any], package: dict[str, Any], kind: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def _handed_over(self, args: dict[str, Any], told: dict[str, Any], package: dict[str, Any], kind: str, variables: dict[str, Any]) -> dict[str, Any]:
         path, sha256 = str(package.get("path", "")), str(package.get("sha256", ""))
         if not package:
             words = (str(args.get(key) or "") for key in ("source", "source_sha256", "version", "commit", "build_directory"))
@@ -54,7 +54,7 @@ class ActionModule(ActionBase):
             path, sha256 = given.path, given.sha256
         with carried(self, path, "release.tar") as copy:
             handed = {"path": copy, "sha256": sha256, "built": bool(package)}
-            answer: dict[str, Any] = self._execute_module(module_name=_MODULE, module_args={**args, "package": handed}, task_vars=variables)
+            answer: dict[str, Any] = self._execute_module(module_name=_MODULE, module_args={**told, "package": handed}, task_vars=variables)
             return answer
 
     @staticmethod

@@ -172,19 +172,23 @@ def test_an_archive_at_an_address_is_fetched_once_for_all(fleet: Fleet) -> None:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(fleet.folder))) as shelf:
         threading.Thread(target=shelf.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        given["app_source"] = f"http://127.0.0.1:{shelf.server_address[1]}/shop-{{{{ preflight_version }}}}.tar.gz"
-        wrong = fleet.prepare(**{**given, "app_source_sha256": "0" * 64})
+        given["app_source"] = f"http://127.0.0.1:{shelf.server_address[1]}/shop-{{{{ preflight_version }}}}.tar.gz?signature=sentinel"
+        wrong = fleet.prepare("-vvv", **{**given, "app_source_sha256": "0" * 64})
         assert wrong.returncode != 0 and "It is another file than the one that was approved." in " ".join(wrong.stdout.split()), wrong.stdout
         asked.clear()
         would = fleet.prepare("--check", **given)
         assert would.returncode == 0, would.stdout + would.stderr
         assert not any(fleet.releases(host) for host in ("app1", "app2", "db1"))
-        done = fleet.prepare(**given)
+        done = fleet.prepare("-vvv", **given)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for host in ("app1", "app2", "db1"):
+            assert fleet.release(host).name == f"v1.0.0-{given['app_source_sha256'][:12]}"
+        elsewhere = fleet.prepare("-vvv", **given, app_build_where="builder", slot_version="v1.0.1")
         shelf.shutdown()
-    assert done.returncode == 0, done.stdout + done.stderr
-    for host in ("app1", "app2", "db1"):
-        assert fleet.release(host).name == f"v1.0.0-{given['app_source_sha256'][:12]}"
-    assert asked == ["GET /shop-v1.0.0.tar.gz HTTP/1.1"]
+    assert asked == ["GET /shop-v1.0.0.tar.gz?signature=sentinel HTTP/1.1"]
+    assert elsewhere.returncode == 0, elsewhere.stdout + elsewhere.stderr
+    for run in (wrong, would, done, elsewhere):
+        assert not [line for line in (run.stdout + run.stderr).splitlines() if "signature" in line and "ansible-playbook" not in line]
     again = fleet.prepare(**given)
     assert again.returncode == 0 and again.stdout.count("is built already") >= 3, again.stdout
 

@@ -12,12 +12,13 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from ansible.module_utils.urls import open_url
+from ansible_collections.sluice.deploy.plugins.module_utils.adapters import package
 from ansible_collections.sluice.deploy.plugins.module_utils.adapters.files import free_bytes, locked, make_folder
 from ansible_collections.sluice.deploy.plugins.module_utils.core import archives
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
 
-# It is a cache: what is packed or handed over does not need it any more.
-KEEP = 4
+# As many as there are packed versions: what is packed or handed over does not need it any more.
+KEEP = package.KEEP
 _CHUNK = 1 << 20
 # For each answer of the server, not for the whole archive; the lock waits for another run's whole archive.
 _SECONDS, _LOCK_SECONDS = 30.0, 1800.0
@@ -31,7 +32,7 @@ def here(source: str, sha256: str, directory: str) -> str:
     :param directory: the build folder, in which ``fetched/`` is made; the four newest archives stay.
     :raises SluiceError: it cannot be fetched, or is another file than the one that was approved.
     """
-    if not source.lower().startswith(("http://", "https://")):
+    if not _is_address(source):
         return os.path.expanduser(source)
     address = shown(source)
     folder = os.path.join(os.path.expanduser(directory), "fetched")
@@ -46,14 +47,20 @@ def here(source: str, sha256: str, directory: str) -> str:
 
 
 def shown(source: str) -> str:
-    """Return an address without its query, which may be a signature that lets others in.
+    """Return an address without its query, which may be a signature that lets others in; a path as it is.
 
     :raises SluiceError: it holds a user or a password.
     """
+    if not _is_address(source):
+        return source
     parts = urlsplit(source)
     if "@" in parts.netloc:
         raise SluiceError("app_source holds the user or the password of a server.", "Write them into ~/.netrc of the operator, and only the address here.")
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def _is_address(source: str) -> bool:
+    return source.lower().startswith(("http://", "https://"))
 
 
 def _fetch(source: str, address: str, sha256: str, path: str) -> None:

@@ -53,6 +53,14 @@ def archive_of(kind: str, source: str, sha256: str, version: str, commit: str, d
     return package.Packed(path, found, os.path.getsize(path))
 
 
+def for_hosts(kind: str, source: str) -> str:
+    """Return what a host is told of a source: it unpacks an archive that is handed to it, and may write down what it is told.
+
+    :raises SluiceError: the address of an archive holds a user or a password.
+    """
+    return fetched.shown(source) if kind == "archive" else source
+
+
 def _approved(source: str, sha256: str, directory: str) -> tuple[str, str]:
     """Return where an archive lies on this machine, and its SHA-256, which is the one that was approved."""
     if not sha256:
