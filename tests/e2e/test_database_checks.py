@@ -399,7 +399,7 @@ def test_three_hundred_tables_take_a_moment(server: Server, database: str, ask: 
     began = time.monotonic()
     answer = ask(database, checks=SHIPPED, settings={"orphans_of": "all"}, manifest=str(tmp_path / "manifest.json"), row_changes={"*": {"min": 0}})
     # A second on an idle machine, Python's start included.
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert {check["id"] for check in answer["checks"] if check["verdict"] != "pass"} == set()
 
 

@@ -194,11 +194,12 @@ def test_each_host_must_answer_with_the_version_and_well_components(app: App, ot
 
 
 def test_all_hosts_are_waited_for_at_once(app: App) -> None:
-    app.delay = 0.3
+    app.delay = 1
     began = time.monotonic()
     probes = [{"name": f"page {number}", "path": "/api/health"} for number in range(8)]
-    assert not run(urls=[app.url], probes=probes, deadline=10).get("failed")
-    assert time.monotonic() - began < 3
+    assert not run(urls=[app.url], probes=probes, deadline=30).get("failed")
+    assert time.monotonic() - began < 12
+    app.delay = 0.3
     assert "the answer took 0.3" in failure(urls=[app.url], max_seconds=0.1)
 
 
@@ -276,7 +277,7 @@ def test_ports_and_commands_are_probes_too(app: App) -> None:
 def test_bad_input_is_named_at_once(words: dict[str, Any], said: str) -> None:
     began = time.monotonic()
     assert said in failure(**words, deadline=30)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
 
 
 @pytest.fixture

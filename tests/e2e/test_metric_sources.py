@@ -183,7 +183,7 @@ def test_a_source_that_is_late_holds_up_no_other(read: Read, target: Target) -> 
     """It answers all the time and never ends, so no timeout of a single read would notice."""
     began = time.monotonic()
     found = read(web(target, "/drip", deadline=1), {**web(target), "metric": "custom:other"}, {"metric": "memory", "source": "host"})
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
     assert (found["custom:queue_age"]["value"], found["custom:queue_age"]["why"]) == (None, "there was no answer within 1 s")
     assert found["custom:other"]["value"] == 12.5
     assert 0 < found["memory"]["value"] < 1
@@ -235,7 +235,7 @@ def test_deadlocks_are_counted_from_the_first_look_on(read: Read, world: World) 
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(cross, (1, 2), (2, 1)))
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while read(source, previous=before)["deadlocks"]["value"] != 1 and time.monotonic() < deadline:
         time.sleep(0.2)
     after = read(source, previous=before)
@@ -282,7 +282,7 @@ def test_restarts_of_the_slot_s_processes(read: Read, world: World) -> None:
     assert read(source)["restarts"]["value"] == 0
     worker = next(entry for entry in world.pm2() if entry["name"] == "wallet-web-blue")
     os.kill(worker["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while read(source)["restarts"]["value"] != 1:
         assert time.monotonic() < deadline
     gone = read(source, slot="green")["restarts"]
@@ -405,11 +405,11 @@ def test_a_target_that_is_gone_and_a_prometheus_that_hangs_are_no_good_news(read
     assert read(source)["custom:queue_age"]["value"] == 12.5
     target.server.shutdown()
     target.server.server_close()
-    deadline = time.monotonic() + 15
-    while (found := read(source)["custom:queue_age"])["value"] is not None:
-        assert time.monotonic() < deadline
-    assert found["why"] == "the query found no series"
+    deadline = time.monotonic() + 60
+    while (found := read(source)["custom:queue_age"]).get("why") != "the query found no series":
+        assert time.monotonic() < deadline, found
+    assert found["value"] is None
     prometheus.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     assert read(source)["custom:queue_age"]["value"] is None
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 30

@@ -201,7 +201,7 @@ def test_no_handshake_cannot_tell(authority: Authority, tmp_path: Path) -> None:
         asked_for = {"pages": [{"path": "/"}], "protected": [{"path": "/admin"}], "cors_paths": ["/api"], "assets": ["/a.js"], "burst": {"path": "/"}}
         result = call(tmp_path, "network", url=f"https://{HOST}", connect_to=places, timeout=0.5, deadline=4.0, **asked_for)
     assert set(verdicts(result).values()) == {"inconclusive"}, result["gates"]
-    assert result["seconds"] < 8
+    assert result["seconds"] < 20
 
 
 def test_the_served_certificate_is_the_one_on_disk(authority: Authority, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_migration_that_holds_the_app_up_is_stopped(site: Site) -> None:
     wait_for(lambda: site.sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' AND pid <> pg_backend_pid()") == "1")
     started = time.monotonic()
     site.sql("SELECT count(*) FROM account")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     result = site.finish(process)
     assert "Migration 0003_hold was stopped: 1 sessions waited up to" in result["msg"] and "Nothing of it was applied." in result["msg"], result
     assert site.state() == before

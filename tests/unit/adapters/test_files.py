@@ -153,7 +153,7 @@ def test_a_lock_keeps_the_others_out_until_it_is_let_go(tmp_path: Path) -> None:
         began = time.monotonic()
         with pytest.raises(SluiceError) as caught, files.locked(path, 0.1):
             pass
-        assert 0.1 <= time.monotonic() - began < 2
+        assert 0.1 <= time.monotonic() - began < 20
         assert str(caught.value) == f"Another run holds {path}; waited 0.1 s for it. Let it finish, or look with `status.yml` who it is."
     with files.locked(path, 0):
         pass

@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/moved":
             status = 302
         if self.path == "/slow":
-            self.server.released.wait(5)
+            self.server.released.wait(50)
         if self.path == "/drip":
             self.drip()
             return
@@ -138,21 +138,21 @@ def test_no_answer_is_an_answer_that_says_why(server: Server, closed_port: int) 
     assert (refused.status, refused.error) == (0, f"no answer from 127.0.0.1:{closed_port}: Connection refused")
     late = web.ask(server.base, probe("/slow"), 0.1)
     assert late.error == f"no answer from {server.base[7:]}: timed out"
-    assert 0.1 <= late.seconds < 3
+    assert 0.1 <= late.seconds < 20
 
 
 def test_an_answer_that_drips_has_one_deadline(server: Server) -> None:
     began = time.monotonic()
     answer = web.ask(server.base, probe("/drip"), 0.5)
     assert answer.error == f"no answer from {server.base[7:]}: timed out"
-    assert 0.4 < time.monotonic() - began < 2
+    assert 0.4 < time.monotonic() - began < 8
 
 
 def test_a_name_nobody_has_is_told() -> None:
     began = time.monotonic()
     answer = web.ask("http://nobody.invalid:1", probe(), 2)
     assert answer.error.startswith("no answer from nobody.invalid:1: ")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 8
 
 
 def test_a_password_in_an_address_is_not_told(closed_port: int) -> None:
@@ -218,7 +218,7 @@ def test_a_deadline_says_what_was_seen_last_of_those_that_are_not_healthy(server
     began = time.monotonic()
     with pytest.raises(SluiceError) as caught:
         wait({"good": (server.base, probe("/a")), "bad": (gone, probe("/b")), "odd": (server.base, probe("/c", json={"version": "v3"}))}, deadline=0.1)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert str(caught.value) == (
         f"not healthy within 0.1 s; last seen: bad {gone}/b: no answer from 127.0.0.1:{closed_port}: Connection refused; "
         f"odd {server.base}/c: version is 'v2' instead of 'v3'."
@@ -236,14 +236,14 @@ def test_a_process_that_is_gone_ends_the_wait_at_once(closed_port: int) -> None:
     began = time.monotonic()
     with pytest.raises(SluiceError, match=r"^the process is gone; last seen: web http://.*Connection refused\.$"):
         wait({"web": (f"http://127.0.0.1:{closed_port}", probe("/a"))}, deadline=60, given_up=lambda: "the process is gone")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_hanging_server_does_not_hold_the_wait(server: Server) -> None:
     began = time.monotonic()
     with pytest.raises(SluiceError, match=r"^the process is gone; last seen: web http://.*: it gave no answer yet\.$"):
         probes.wait_healthy({"web": (server.base, probe("/slow"))}, passes=1, deadline=60, interval=0.01, timeout=30, given_up=lambda: "the process is gone")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_all_are_asked_at_once_and_share_one_deadline(server: Server) -> None:
@@ -252,7 +252,7 @@ def test_all_are_asked_at_once_and_share_one_deadline(server: Server) -> None:
     streaks, why = probes.observe(targets, passes=1, deadline=1, interval=0.01, timeout=30)
     assert why == "not healthy within 1 s"
     assert {streak.last for streak in streaks.values()} == {f"no answer from {server.base[7:]}: timed out"}
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < 15
 
 
 def test_the_last_answer_is_kept(server: Server) -> None:
@@ -292,7 +292,7 @@ def test_a_command_and_what_it_started_end_at_the_deadline(tmp_path: Path) -> No
     began = time.monotonic()
     answer = probes.look("", command("sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait"), 0.5)
     assert answer.error == "sh did not end within 0.5 s and was killed"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     child = Path("/proc", (tmp_path / "pid").read_text(encoding="utf-8").strip(), "stat")
     while alive(child) and time.monotonic() - began < 10:
         time.sleep(0.01)  # a killed process may still have its last moment on the processor

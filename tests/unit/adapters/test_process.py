@@ -95,7 +95,7 @@ def test_a_program_that_takes_too_long_is_killed_and_gone(tmp_path: Path) -> Non
     began = time.monotonic()
     with pytest.raises(SluiceError) as caught:
         run(["sh", "-c", f"echo $$ > {place}; exec sleep 60"], timeout=0.3)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert str(caught.value).endswith("` did not end within 0.3 s and was killed.")
     assert caught.value.details()["timeout"] == 0.3
     with pytest.raises(ProcessLookupError):

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import math
 import random
-import time
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from ansible_collections.sluice.deploy.plugins.module_utils.core.errors import SluiceError
@@ -293,7 +296,7 @@ def test_a_quantile_is_right_to_the_width_of_a_bin(milliseconds: list[int], shar
     histogram = dict.fromkeys(map(bin_of, times), 0)
     for seconds in times:
         histogram[bin_of(seconds)] += 1
-    true = times[max(1, math.ceil(share * len(times) - 1e-9)) - 1]
+    true = times[max(1, math.ceil((share - 1e-9) * len(times))) - 1]
     found = quantile(histogram, share)
     assert found is not None and abs(found - true) <= (GROWTH - 1) * true
 
@@ -322,24 +325,33 @@ def test_addresses_that_cannot_be_meant_are_refused(slots: dict[str, object], wo
         owners_of(slots)
 
 
-def test_a_block_is_read_fast() -> None:
+def steps_of(work: Callable[[], object]) -> int:
+    """Return how many steps (bytecodes) of Python a piece of work takes: the same number on any machine, however busy."""
+    taken = 0
+
+    def count(frame: FrameType, event: str, _value: object) -> Callable[..., Any]:
+        nonlocal taken
+        frame.f_trace_opcodes = True
+        taken += event == "opcode"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return taken
+
+
+@pytest.mark.parametrize("kinds", [Kinds(), KINDS])
+def test_a_line_more_costs_next_to_no_step_of_python(kinds: Kinds) -> None:
+    # What is fast is that each sort of line is read once and the rest is counted by the interpreter; benchmarks/judge.py measures how fast.
     rng = random.Random(1)
     paths = ["/", "/api/health", "/api/x?id=1234567"]
     rows = [
-        line(t=1700000000 + i / 1000, rt=rng.lognormvariate(-3.5, 0.9), ua=rng.choice([GREEN, BLUE]), u=rng.choice(paths), v=f"{i % 5000:032x}")
-        for i in range(60_000)
+        line(t=1700000000 + i / 1000, rt=rng.randrange(90) / 1000, ua=rng.choice([GREEN, BLUE]), u=rng.choice(paths), v=f"{i % 50:032x}") for i in range(24_000)
     ]
-    block = b"".join(rows)
-    speeds: dict[str, list[float]] = {"plain": [], "kinds": [], "each line": []}
-    for _again in range(5):
-        for what, read in {
-            "plain": lambda: parse(block, OWNERS, kinds=Kinds()),
-            "kinds": lambda: parse(block, OWNERS, kinds=KINDS),
-            "each line": lambda: [json.loads(row) for row in rows],
-        }.items():
-            started = time.process_time()
-            read()
-            speeds[what].append(len(rows) / (time.process_time() - started))
-    # Beside what only looks at each line, on the same machine at the same time: this is to notice a slip into such a loop, not to measure.
-    best = {what: max(found) for what, found in speeds.items()}
-    assert best["plain"] > 1.2 * best["each line"] and best["kinds"] > 0.8 * best["each line"], best
+    parse(b"".join(rows), OWNERS, kinds=kinds)  # each sort of line was met once
+    few, many = (steps_of(lambda count=count: parse(b"".join(rows[:count]), OWNERS, kinds=kinds)) for count in (8_000, 24_000))
+    assert many - few < 16_000  # a loop over the lines takes some steps for each, json.loads a hundred and fifty
