@@ -285,6 +285,16 @@ def test_an_exchange_changes_once_and_check_mode_nothing(world: World) -> None:
     assert running(world) == {"wallet-web-green"}
     again = one(world, "alone")
     assert not again["changed"] and again["actions"] == ["green runs v1.0.0 already, alone, and is healthy"]
+    environment = Path(world.facts["env_file"])
+    whole = environment.read_text(encoding="utf-8")
+    environment.write_text(f"{whole}GREETING=hello\n", encoding="utf-8")
+    try:
+        # The way back takes what runs as it is; a release starts it anew with what the environment says now.
+        assert not one(world, "alone", version=None, commit=None)["changed"]
+        assert one(world, "alone")["actions"] == ["v1.0.0 runs in green now"]
+        assert not one(world, "alone")["changed"]
+    finally:
+        environment.write_text(whole, encoding="utf-8")
     assert one(world, "alone", fence=1)["msg"].startswith("A newer run (fencing number ")
     unbuilt = one(world, "alone", slot="blue", version="v9.9.9", commit="0" * 40)
     assert "is not built. Nothing was stopped." in unbuilt["msg"] and running(world) == {"wallet-web-green"}

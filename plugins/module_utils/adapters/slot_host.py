@@ -78,12 +78,6 @@ class Host:
         image = held.get("image", "")
         return Plan(slot, held["version"], held["commit"], held["folder"], env, self.web, held.get("release", ""), image, address=self.address)
 
-    def runs(self, plan: Plan, held: Mapping[str, Any]) -> bool:
-        """Tell whether a slot runs a plan's version already, with every process, and answers."""
-        named = (held.get("version"), held.get("commit"), held.get("folder"), held.get("image", ""))
-        whole = self.running(plan.slot, self.web) == sum(service.instances for service in self.web)
-        return named == (plan.version, plan.commit, plan.folder, plan.image) and whole and self.answers(plan.slot, plan.version)
-
     def environment(self) -> dict[str, str]:
         path = self.params["env_file"]
         text = read_text(path)

@@ -28,9 +28,7 @@ _PORT_SECONDS = 5.0
 
 def started(host: Host, check: bool) -> bool:
     plan = host.plan(host.slot, host.environment())
-    wanted, before = entry(plan), host.held()[plan.slot]
-    same = {key: before.get(key) for key in wanted} == wanted and before["online"] == before["wanted"]
-    if same and host.answers(plan.slot, plan.version):
+    if runs(host, plan, entry(plan)):
         host.actions.append(f"{plan.slot} runs {plan.version} already and is healthy")
         host.gates.append(Gate("health", PASS, f"{plan.version} was healthy in {plan.slot} already"))
         return False
@@ -66,7 +64,10 @@ def exchanged(host: Host, check: bool) -> bool:
     plan = replace(plan, role="live")
     known = host.runtime.of(there, host.services)
     rests = not any(process.running for process in known)
-    if not known and host.runs(plan, held[slot]):
+    wanted = entry(plan)
+    if not host.params["version"]:
+        del wanted["env"]  # the way back starts nothing anew because somebody changed the environment since
+    if not known and runs(host, plan, wanted):
         host.actions.append(f"{slot} runs {plan.version} already, alone, and is healthy")
         return False
     host.actions.append(f"{plan.version} runs in {slot} now" + ("" if rests else f", in place of {held[there].get('version', 'nothing')} in {there}"))
@@ -150,6 +151,13 @@ def launch(host: Host, plan: Plan) -> None:
             listening=sorted(listening),
             answers=error.facts.get("answers", {}),
         ) from error
+
+
+def runs(host: Host, plan: Plan, wanted: Mapping[str, str]) -> bool:
+    """Tell whether a slot runs a plan already: its record says what is wanted, every process is there, and it answers."""
+    held = release_dir.record(host.directory, plan.slot)
+    whole = host.running(plan.slot, host.web) == sum(service.instances for service in host.web)
+    return {key: held.get(key) for key in wanted} == wanted and whole and host.answers(plan.slot, plan.version)
 
 
 def entry(plan: Plan) -> dict[str, str]:
