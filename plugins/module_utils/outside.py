@@ -57,7 +57,7 @@ class Site:
 
 def _split(text: str) -> tuple[str, int]:
     host, _colon, port = text.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         raise SluiceError(f"{text} is no address and port.", "Example: 192.0.2.10:443")
     return host.strip("[]"), int(port)
 

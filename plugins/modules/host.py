@@ -276,7 +276,7 @@ def main() -> None:
 
 def _sizes(given: dict[str, Any]) -> dict[str, int]:
     for name, size in given.items():
-        if name not in _BYTES or not str(size).isdigit():
+        if name not in _BYTES or not str(size).isdecimal():
             raise SluiceError(f"preflight_host_bytes: {name}: {size} is not understood.", "Allowed are release, logs and backup in bytes: {backup: 2000000000}")
     return {name: int(size) for name, size in given.items()}
 

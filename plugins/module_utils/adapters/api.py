@@ -32,7 +32,7 @@ def question(base: str, probe: Probe, end: float, timeout: float, ca: str = "") 
         if not answer.error and answer.status != 429 and answer.status < 500:
             break
         wanted = {name.lower(): value for name, value in answer.headers.items()}.get("retry-after", "")
-        pause = float(wanted) if wanted.isdigit() else _PAUSE * 2**attempt
+        pause = float(wanted) if wanted.isdecimal() else _PAUSE * 2**attempt
         # Waiting longer than there is time for would change nothing.
         if time.monotonic() + pause >= end or attempt == _TRIES - 1:
             break

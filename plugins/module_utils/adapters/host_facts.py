@@ -96,7 +96,7 @@ class Processes:
         return Running(pid, memory_of(status), limit_of(limits), held, self._user(pid))
 
     def _pids(self) -> list[int]:
-        return [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        return [int(name) for name in os.listdir(self._proc) if name.isdecimal()]
 
     def _parents(self) -> Iterator[tuple[int, int]]:
         for pid in self._pids():

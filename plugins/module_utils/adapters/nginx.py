@@ -173,7 +173,7 @@ def _complaints(error_log: str, mark: int) -> str:
 def _running(pid_path: str) -> Optional[int]:
     """Return the running master's process id."""
     text = read_text(pid_path) or ""
-    if not text.strip().isdigit():
+    if not text.strip().isdecimal():
         return None
     try:
         os.kill(int(text), 0)
@@ -187,7 +187,7 @@ def _running(pid_path: str) -> Optional[int]:
 def _children(pid: int) -> list[int]:
     found = []
     for name in os.listdir("/proc"):
-        if name.isdigit():
+        if name.isdecimal():
             # The name of a program may hold spaces and brackets; the parent is the second word behind the last bracket.
             words = (_read_proc(int(name), "stat").rpartition(b")")[2] or b"").split()
             if len(words) > 1 and words[1] == str(pid).encode():
@@ -228,7 +228,7 @@ def ask(site: Site, path: str, timeout: float = 2.0) -> Optional[str]:
 def generation(site: Site) -> Optional[int]:
     """Return the generation nginx answers with, None when it does not answer."""
     answer = ask(site, "/generation")
-    return int(answer) if answer and answer.isdigit() else None
+    return int(answer) if answer and answer.isdecimal() else None
 
 
 def wait_only_new(site: Site, wanted: int, timeout: float, complaints: Callable[[], str] = lambda: "") -> None:

@@ -76,7 +76,7 @@ class Pools:
                     f"PgBouncer at {console.location} has no database that leads to {self._url.database} on port {self._url.port or '5432'}.",
                     "Check restore_pgbouncer_vars: it names the variables with the URLs of the consoles whose clients use this database.",
                 )
-            pids += [int(row["remote_pid"]) for row in console.run("SHOW SERVERS") if row["database"] in names and row.get("remote_pid", "0").isdigit()]
+            pids += [int(row["remote_pid"]) for row in console.run("SHOW SERVERS") if row["database"] in names and row.get("remote_pid", "0").isdecimal()]
         return pids
 
     @contextmanager

@@ -94,7 +94,7 @@ class Redis:
         kind, text = head[:1], head[1:].rstrip(b"\r\n").decode("utf-8", "replace")
         if kind == b"-":
             raise Refused(text)
-        if kind == b"$" and text.isdigit() and int(text) <= _LONGEST:
+        if kind == b"$" and text.isdecimal() and int(text) <= _LONGEST:
             return self._reader.read(int(text) + 2)[:-2].decode("utf-8", "replace")
         if kind in (b"+", b":"):
             return text

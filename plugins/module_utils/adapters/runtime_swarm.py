@@ -111,7 +111,7 @@ class SwarmRuntime(ContainerRuntime):
     def _detached(self) -> list[str]:
         """Return the flag that newer command lines want said; older ones do not know it, and do so anyway."""
         major = self._docker.run("version", "--format", "{{.Client.Version}}").stdout.split(".")[0]
-        return ["--detach=true"] if major.isdigit() and int(major) >= 26 else []
+        return ["--detach=true"] if major.isdecimal() and int(major) >= 26 else []
 
 
 def _filter(slot: str, app: str) -> list[str]:

@@ -246,7 +246,7 @@ def judge_assets(pages: Sequence[tuple[Page, Page]], least: int, cdn: bool) -> G
         if "no-store" in control or "private" in control or not age or int(age.group(1)) < least:
             wrong.append(f"{first.path}: Cache-Control is {control or 'missing'}, max-age={least} or more is wanted")
         state = " ".join(value for name in ("X-Cache", "CF-Cache-Status", "X-Cache-Status", "Cache-Status") for value in second.all(name))
-        if cdn and "hit" not in state.lower() and not any(value.isdigit() and int(value) > 0 for value in second.all("Age")):
+        if cdn and "hit" not in state.lower() and not any(value.isdecimal() and int(value) > 0 for value in second.all("Age")):
             wrong.append(f"{first.path}: the second request was no hit ({state[:60] or 'no header of a cache'})")
     if not pages:
         return unknown("assets", "no asset was named")

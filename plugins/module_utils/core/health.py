@@ -326,7 +326,7 @@ def walk(document: Any, path: str) -> Any:
     for step in path.split("."):
         if isinstance(document, Mapping) and step in document:
             document = document[step]
-        elif isinstance(document, list) and step.isascii() and step.isdigit() and int(step) < len(document):
+        elif isinstance(document, list) and step.isdecimal() and int(step) < len(document):
             document = document[int(step)]
         else:
             return _MISSING

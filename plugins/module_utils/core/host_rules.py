@@ -269,7 +269,7 @@ def draining(master: Optional[int], workers: int, connections: int, budget: int)
 def limit_of(limits: str) -> Optional[int]:
     """Return the soft limit of open files in the text of /proc/PID/limits; None for no limit."""
     found = re.search(r"^Max open files\s+(\d+|unlimited)", limits, re.MULTILINE)
-    return int(found.group(1)) if found and found.group(1).isdigit() else None
+    return int(found.group(1)) if found and found.group(1).isdecimal() else None
 
 
 def memory_of(status: str) -> int:

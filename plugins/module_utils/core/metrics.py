@@ -46,7 +46,7 @@ def dotted(document: Any, path: str) -> Any:
     for step in path.split("."):
         if isinstance(document, Mapping) and step in document:
             document = document[step]
-        elif isinstance(document, list) and step.isdigit() and int(step) < len(document):
+        elif isinstance(document, list) and step.isdecimal() and int(step) < len(document):
             document = document[int(step)]
         else:
             there = ", ".join(map(str, document)) if isinstance(document, Mapping) else type(document).__name__

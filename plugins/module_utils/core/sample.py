@@ -460,9 +460,9 @@ def _read_time(seconds: bytes) -> tuple[Optional[int], int]:
 @lru_cache(maxsize=1024)
 def _read_answer(status: int, answer: str) -> tuple[bool, bool, bool, str]:
     """Return whether a first attempt failed, was shielded and was given up, and the class of the final status."""
-    refused = answer.isdigit() and int(answer) >= 500
+    refused = answer.isdecimal() and int(answer) >= 500
     aborted = status == _CLIENT_CLOSED and not refused
-    failed = refused or (not aborted and not answer.isdigit())
+    failed = refused or (not aborted and not answer.isdecimal())
     return failed, failed and status < 500, aborted, f"{status // 100}xx"
 
 

@@ -197,7 +197,7 @@ def mailer_from(values: Mapping[str, str], tls: str) -> Mailer:
     port = values.get("port") or {STARTTLS: "587", IMPLICIT: "465"}.get(tls, "25")
     if not values.get("host"):
         raise SluiceError("The variable with the mail server's name is not set.", "Set it in the environment file, or name another one as host_var.")
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not port.isdecimal() or not 0 < int(port) < 65536:
         raise SluiceError("The variable with the mail server's port is no port.", "Use a number such as 587.")
     return Mailer(values["host"], int(port), tls, values.get("user", ""), values.get("password", ""))
 

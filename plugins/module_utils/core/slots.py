@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ def service_from(data: Mapping[str, Any], runtime: str = "pm2", in_place: bool =
         str(data.get("mode", "fork" if kind == "worker" else "cluster")),
         str(data.get("interpreter", "")),
     )
-    if not instances.isdigit() or int(instances) < 1 or mode not in ("cluster", "fork"):
+    if not instances.isdecimal() or int(instances) < 1 or mode not in ("cluster", "fork"):
         raise SluiceError(f"app_services: {name} needs instances of 1 or more and the mode cluster or fork, not {instances!r} and {mode!r}.", _EXAMPLE)
     shares = kind == "worker" or (runtime == "pm2" and mode == "cluster" and not interpreter) or runtime == "swarm"
     if int(instances) > 1 and not shares:
@@ -118,18 +118,14 @@ def _ports(name: str, ports: Mapping[str, Any], in_place: bool) -> dict[str, int
     if in_place:
         return _ports_of_one(name, ports)
     wanted = (*SLOTS, REHEARSAL)
-    if (
-        sorted(ports) != sorted(wanted)
-        or not all(str(port).isdigit() and 0 < int(port) < 65536 for port in ports.values())
-        or len(set(map(int, ports.values()))) != 3
-    ):
+    if set(ports) != {*wanted} or not _are_ports(ports.values()) or len(set(map(int, ports.values()))) != 3:
         raise SluiceError(f"app_services: {name} needs three different ports, for {', '.join(wanted)}.", _EXAMPLE)
     return {slot: int(port) for slot, port in ports.items()}
 
 
 def _ports_of_one(name: str, ports: Mapping[str, Any]) -> dict[str, int]:
     """Return the ports of slots of which one runs at a time; a rehearsal runs beside it, so its port is another, or it is left out."""
-    known = set(ports) in ({*SLOTS}, {*SLOTS, REHEARSAL}) and all(str(port).isdigit() and 0 < int(port) < 65536 for port in ports.values())
+    known = set(ports) in ({*SLOTS}, {*SLOTS, REHEARSAL}) and _are_ports(ports.values())
     if not known or int(ports.get(REHEARSAL, 0)) in {int(ports[slot]) for slot in SLOTS}:
         raise SluiceError(
             f"app_services: {name} needs ports for blue and green, which may be the same in place, and another one for rehearsal or none.",
@@ -138,8 +134,12 @@ def _ports_of_one(name: str, ports: Mapping[str, Any]) -> dict[str, int]:
     return {slot: int(port) for slot, port in ports.items()}
 
 
+def _are_ports(given: Iterable[Any]) -> bool:
+    return all(str(port).isdecimal() and 0 < int(port) < 65536 for port in given)
+
+
 def _image_port(name: str, port: Any) -> int:
-    if not str(port).isdigit() or int(port) > 65535:
+    if not str(port).isdecimal() or int(port) > 65535:
         raise SluiceError(f"app_services: image_port of {name} must be the TCP port its container listens on, not {port!r}.", "Example: {image_port: 8000}.")
     return int(port)
 

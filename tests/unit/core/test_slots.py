@@ -46,6 +46,7 @@ def test_the_other_slot_is_the_other_one(slot: str) -> None:
         ({"ports": {**PORTS, "green": 0}}, BAD_PORTS),
         ({"ports": {**PORTS, "green": 65536}}, BAD_PORTS),
         ({"ports": {**PORTS, "green": "http"}}, BAD_PORTS),
+        ({"ports": {**PORTS, "green": "²"}}, BAD_PORTS),
         ({"ports": {**PORTS, "green": True}}, BAD_PORTS),
     ],
 )
