@@ -112,6 +112,7 @@ class Real(Server):
         subprocess.run(
             words, input=f"ALTER ROLE postgres PASSWORD '{secret}'\n", text=True, check=True, capture_output=True, timeout=60, cwd=self.folder, **self.account
         )
+        self.write_password()
 
 
 class Bench:

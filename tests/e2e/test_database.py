@@ -76,7 +76,10 @@ class Server:
         ]
         subprocess.run(words, check=True, capture_output=True, cwd=self.folder, timeout=60, **self.account)
         secret.unlink()
-        # Once: a client that starts while another writes the file would find it empty.
+        self.write_password()
+
+    def write_password(self) -> None:
+        """Write the clients' password file, once: a client that starts while it is written would find it empty."""
         (self.folder.parent / "pass").write_text("*:*:*:*:" + PASSWORD.replace("\\", "\\\\").replace(":", "\\:") + "\n")
         (self.folder.parent / "pass").chmod(0o600)
 
