@@ -28,7 +28,7 @@ _PORT_SECONDS = 5.0
 
 def started(host: Host, check: bool) -> bool:
     plan = host.plan(host.slot, host.environment())
-    if runs(host, plan, entry(plan)):
+    if runs(host, plan, entry(plan), release_dir.record(host.directory, plan.slot)):
         host.actions.append(f"{plan.slot} runs {plan.version} already and is healthy")
         host.gates.append(Gate("health", PASS, f"{plan.version} was healthy in {plan.slot} already"))
         return False
@@ -67,7 +67,7 @@ def exchanged(host: Host, check: bool) -> bool:
     wanted = entry(plan)
     if not host.params["version"]:
         del wanted["env"]  # the way back starts nothing anew because somebody changed the environment since
-    if not known and runs(host, plan, wanted):
+    if not known and runs(host, plan, wanted, held[slot]):
         host.actions.append(f"{slot} runs {plan.version} already, alone, and is healthy")
         return False
     host.actions.append(f"{plan.version} runs in {slot} now" + ("" if rests else f", in place of {held[there].get('version', 'nothing')} in {there}"))
@@ -153,11 +153,12 @@ def launch(host: Host, plan: Plan) -> None:
         ) from error
 
 
-def runs(host: Host, plan: Plan, wanted: Mapping[str, str]) -> bool:
+def runs(host: Host, plan: Plan, wanted: Mapping[str, str], held: Mapping[str, Any]) -> bool:
     """Tell whether a slot runs a plan already: its record says what is wanted, every process is there, and it answers."""
-    held = release_dir.record(host.directory, plan.slot)
+    if {key: held.get(key) for key in wanted} != wanted:
+        return False
     whole = host.running(plan.slot, host.web) == sum(service.instances for service in host.web)
-    return {key: held.get(key) for key in wanted} == wanted and whole and host.answers(plan.slot, plan.version)
+    return whole and host.answers(plan.slot, plan.version)
 
 
 def entry(plan: Plan) -> dict[str, str]:
